@@ -1,0 +1,191 @@
+"""The state as a whole: which slice decides which command, and which applies which event.
+
+``decide`` judges a command against the state and answers with events or with a refusal, as a value; it changes nothing.
+``apply`` changes the state by one event, the same way live and on replay, and never fails on an event that was decided.
+The two tables are the only place where a capability is plugged in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from actionqueue.core import attempts, control, epochs, submission
+from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.state import Accepted, Run, State
+
+Event = (
+    submission.TaskSubmitted
+    | submission.RunAdded
+    | attempts.RunsPromoted
+    | attempts.AttemptStarted
+    | attempts.AttemptFinished
+    | attempts.ProgressReported
+    | control.RunCanceled
+    | control.CancelRequested
+    | control.TaskCanceled
+    | control.RunRescheduled
+    | control.RunReprioritized
+    | control.Paused
+    | control.Resumed
+    | epochs.EngineOpened
+    | epochs.EngineClosed
+    | epochs.HandlersDeclared
+    | epochs.TasksPruned
+)
+
+Command = (
+    submission.Submit
+    | submission.RetryRun
+    | attempts.Finish
+    | attempts.Progress
+    | control.CancelRun
+    | control.CancelTask
+    | control.Reschedule
+    | control.Reprioritize
+    | control.Pause
+    | control.Resume
+    | epochs.Declare
+    | epochs.Prune
+    | epochs.Close
+    | epochs.Touch
+    | epochs.ConfirmClock
+    | epochs.PruneHistory
+)
+
+APPLY: dict[type, Callable[[State, Any], None]] = {
+    submission.TaskSubmitted: submission.apply_submitted,
+    submission.RunAdded: submission.apply_run_added,
+    attempts.RunsPromoted: attempts.apply_promoted,
+    attempts.AttemptStarted: attempts.apply_started,
+    attempts.AttemptFinished: attempts.apply_finished,
+    attempts.ProgressReported: attempts.apply_progress,
+    control.RunCanceled: control.apply_run_canceled,
+    control.CancelRequested: control.apply_cancel_requested,
+    control.TaskCanceled: control.apply_task_canceled,
+    control.RunRescheduled: control.apply_rescheduled,
+    control.RunReprioritized: control.apply_reprioritized,
+    control.Paused: control.apply_paused,
+    control.Resumed: control.apply_resumed,
+    epochs.EngineOpened: epochs.apply_opened,
+    epochs.EngineClosed: epochs.apply_closed,
+    epochs.HandlersDeclared: epochs.apply_declared,
+    epochs.TasksPruned: epochs.apply_pruned,
+}
+
+DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
+    submission.RetryRun: submission.decide_retry,
+    attempts.Finish: attempts.decide_finish,
+    attempts.Progress: attempts.decide_progress,
+    control.CancelRun: control.decide_cancel_run,
+    control.CancelTask: control.decide_cancel_task,
+    control.Reschedule: control.decide_reschedule,
+    control.Reprioritize: control.decide_reprioritize,
+    control.Pause: control.decide_pause,
+    control.Resume: control.decide_resume,
+    epochs.Declare: epochs.decide_declare,
+    epochs.Prune: epochs.decide_prune,
+    epochs.Close: epochs.decide_close,
+    epochs.Touch: epochs.decide_touch,
+    epochs.ConfirmClock: epochs.decide_touch,
+    epochs.PruneHistory: epochs.decide_touch,
+}
+"""Every command but ``Submit``, whose limit comes from the machine's configuration."""
+
+DUE_RUNS_PER_STEP_MAX = 2_000
+
+
+class Machine:
+    """One state and the pure functions around it.
+
+    >>> machine = Machine()
+    >>> machine.state.last_seq
+    0
+    """
+
+    __slots__ = ("live_runs_max", "state")
+
+    def __init__(self, state: State | None = None, *, live_runs_max: int = submission.LIVE_RUNS_MAX) -> None:
+        self.state = State() if state is None else state
+        self.live_runs_max = live_runs_max
+
+    def decide(self, command: Command, now: int) -> Accepted | ActionQueueError:
+        """The events ``command`` means at ``now``, or the refusal. The state does not change."""
+        if type(command) is submission.Submit:
+            return submission.decide_submit(self.state, command, now, self.live_runs_max)
+        return DECIDE[type(command)](self.state, command, now)
+
+    def apply(self, event: Event) -> None:
+        """Change the state by one event."""
+        state = self.state
+        state.last_seq += 1
+        state.last_at = event.at
+        APPLY[type(event)](state, event)
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Apply events in order, as they were logged."""
+        for event in events:
+            self.apply(event)
+
+    def perform(self, command: Command, now: int) -> tuple[list[Event], Any] | ActionQueueError:
+        """Decide and apply: the events and the reply, or the refusal (and no change)."""
+        decision = self.decide(command, now)
+        if isinstance(decision, ActionQueueError):
+            return decision
+        for event in decision.events:
+            self.apply(event)
+        return decision.events, decision.reply
+
+    def start_ready(self, now: int, next_id: Callable[[int], bytes], events: list[Event]) -> None:
+        """Start everything that may start now, best first; the started events are appended to ``events``."""
+        state = self.state
+        while self._expire(now, events):
+            pass
+        next_run, start_event, apply_started = state.places.next_run, attempts.start_event, attempts.apply_started
+        while (run := next_run()) is not None:
+            event = start_event(run, next_id(now), now)
+            state.last_seq += 1
+            state.last_at = now
+            apply_started(state, event)
+            events.append(event)
+
+    def fire_due(self, now: int, next_id: Callable[[int], bytes], events: list[Event]) -> bool:
+        """Let runs whose instant has come start, or queue, or be held by a pause. True when more are due."""
+        if self._expire(now, events):
+            return True
+        places = self.state.places
+        due = places.due(now, DUE_RUNS_PER_STEP_MAX)
+        waiting: list[bytes] = []
+        for run in due:
+            if run.task.lane.pause is not None:
+                places.enter_held(run)
+            elif not waiting and run.reason != attempts.MISFIT and places.startable(run):
+                self._start_due(run, next_id(now), now, events)
+            else:
+                waiting.append(run.id_bytes)
+        if waiting:
+            promoted = attempts.RunsPromoted(now, waiting)
+            self.apply(promoted)
+            events.append(promoted)
+            self.start_ready(now, next_id, events)
+        return len(due) == DUE_RUNS_PER_STEP_MAX
+
+    def _expire(self, now: int, events: list[Event]) -> bool:
+        """Cancel what was not started by its deadline, before anything starts. True when there may be more."""
+        expired = self.state.places.expired(now, DUE_RUNS_PER_STEP_MAX)
+        for event in control.decide_expired(expired, now):
+            self.apply(event)
+            events.append(event)
+        return len(expired) == DUE_RUNS_PER_STEP_MAX
+
+    def _start_due(self, run: Run, attempt_id: bytes, now: int, events: list[Event]) -> None:
+        event = attempts.start_event(run, attempt_id, now)
+        self.apply(event)
+        events.append(event)
+
+    def open(self, now: int, number: int, pid: int, host: str, version: str, draw: float) -> list[Event]:
+        """A new epoch begins: what an earlier one left open is lost. The events, applied."""
+        events: list[Event] = [epochs.EngineOpened(now, number, pid, host, version)]
+        events += attempts.decide_lost(self.state, now, draw)
+        self.replay(events)
+        return events

@@ -1,0 +1,470 @@
+"""The state as rows: what a projection writes, and how live rows become the state again.
+
+A task or a run has two forms. *Stored*, as the engine writes it: the few columns that look-ups and listings search by,
+the checksum, and a ``body`` with everything (msgpack). *Opened*, as readers hand it out: all columns as one tuple, the
+checksum last. Packing once and binding few values is what lets a projection keep up with the log. A run's body holds its
+latest attempt; the ones before it are rows of ``attempts``. Column orders are literal and shared with the store's schema
+(a test compares). Enums and structs are codes and bytes here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+from zlib import crc32
+
+from msgspec import MsgspecError, Struct, msgpack
+
+from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
+from actionqueue.core.run import RunState
+from actionqueue.core.state import (
+    CODE_OF,
+    FIRST_TERMINAL,
+    NO_EXTRA,
+    READY,
+    RUNNING,
+    STATES,
+    Attempt,
+    CancelMark,
+    Declaration,
+    Epoch,
+    ErrorInfo,
+    Lineage,
+    Outcome,
+    Output,
+    PauseMark,
+    Run,
+    State,
+    Task,
+)
+from actionqueue.core.submission import RareFields, extra_of, new_lane, rare_of
+
+Row = tuple[Any, ...]
+
+TASK_COLUMNS = (
+    "id", "handler", "queue", "priority", "max_attempts", "created_at", "payload_digest", "payload_bytes",
+    "run_count", "completed", "failed", "canceled", "finished_at", "canceled_at", "idempotency_key", "rare", "crc",
+)  # fmt: skip
+"""An opened task."""
+RUN_COLUMNS = (
+    "id", "task_id", "handler", "queue", "state", "reason", "priority", "effective_priority", "ready_order",
+    "created_at", "scheduled_at", "changed_at", "until", "started_at", "finished_at", "attempt_count", "failure_count",
+    "lost_count", "lost_streak", "retry_of", "token", "asked_by", "cancel", "output_digest", "output_bytes",
+    "error_kind", "progress", "latest", "crc",
+)  # fmt: skip
+"""An opened run; ``latest`` are the columns of its latest attempt after ``run_id``, without the checksum."""
+STORED_TASK_COLUMNS = ("id", "handler", "queue", "created_at", "finished_at", "idempotency_key", "crc", "body")
+STORED_RUN_COLUMNS = (
+    "id", "task_id", "handler", "queue", "state", "created_at", "finished_at", "error_kind", "crc", "body",
+)  # fmt: skip
+ATTEMPT_COLUMNS = (
+    "run_id", "number", "id", "fence", "ready_at", "started_at", "finished_at", "outcome", "reason", "error", "retry_at",
+    "abandoned", "terms", "crc",
+)  # fmt: skip
+TAG_COLUMNS = ("tag", "run_id")
+
+_pack = msgpack.Encoder().encode
+_terms = msgpack.Decoder(AttemptTerms)
+_error = msgpack.Decoder(ErrorInfo)
+_cancel = msgpack.Decoder(CancelMark)
+_rare = msgpack.Decoder(RareFields)
+
+
+class Projection(Struct):
+    """Stored rows of everything touched up to ``seq``, exact as of it. ``facts`` are named single values, as bytes.
+
+    ``attempts`` are those that are not a run's latest any more.
+    """
+
+    seq: int
+    tasks: list[Row]
+    runs: list[Row]
+    attempts: list[Row]
+    tags: list[Row]
+    facts: dict[str, bytes]
+
+
+class Facts(Struct, array_like=True):
+    """The part of the state that is no row of its own."""
+
+    last_seq: int
+    last_at: int
+    next_order: int
+    counts: list[int]
+    tasks_total: int
+    pruned_before: int
+    blocked: int = 0
+
+
+class Standing(Struct, array_like=True):
+    """The rarely changing part: pauses, declarations, the epoch."""
+
+    pauses: list[PauseMark]
+    declarations: list[Declaration]
+    epoch: Epoch | None
+
+
+def sealed(values: Row) -> Row:
+    """The row with its checksum."""
+    return (*values, crc32(_pack(values)))
+
+
+def check_row(row: Row, table: str) -> None:
+    """Raise ``StoreDamaged`` unless the (opened) row's checksum is right."""
+    if table == "tasks":
+        check_task(row)
+    elif table == "runs":
+        check_run(row)
+    elif crc32(_pack(row[:-1])) != row[-1]:
+        raise _damaged(table, row[0])
+
+
+def _damaged(table: str, key: object) -> StoreDamaged:
+    named = key.hex() if isinstance(key, bytes) else key
+    return StoreDamaged(
+        f"a row of {table} ({named}) does not match its checksum: bytes of the store changed on disk. "
+        "Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
+        place=f"{table} {named}",
+    )
+
+
+def _crc(body: bytes, *texts: bytes) -> int:
+    crc = 0
+    for text in texts:
+        crc = crc32(text, crc)
+    return crc32(body, crc)
+
+
+@lru_cache(maxsize=1024)
+def _named(handler: str, queue: str) -> bytes:
+    return f"{handler}\0{queue}".encode()
+
+
+def task_row(task: Task) -> Row:
+    """A task, stored."""
+    extra, lane = task.extra, task.lane
+    completed, failed, canceled = task.ended
+    plain = extra is NO_EXTRA
+    key = None if plain else extra.key
+    body = _pack((
+        task.priority, task.max_attempts, task.created_at, task.payload_digest, task.payload_bytes, task.run_count,
+        completed, failed, canceled, task.finished_at, None if plain else extra.canceled_at, key,
+        None if plain else _pack(rare_of(extra)),
+    ))  # fmt: skip
+    handler, queue = lane.handler, lane.queue.name
+    return (
+        task.id, handler, queue, task.created_at, task.finished_at, key,
+        crc32(body, crc32(lane.named, crc32(task.id))), body,
+    )  # fmt: skip
+
+
+def run_row(run: Run) -> Row:
+    """A run, stored."""
+    lane, lineage, output, latest, code = run.task.lane, run.lineage, run.output, run.latest, CODE_OF[run.state]
+    changed_at = run.last_state_change_at
+    finished_at = changed_at if code >= FIRST_TERMINAL else None
+    retry_of = token = asked_by = digest = bytes_count = progress = None
+    if lineage is not None:
+        retry_of, token, asked_by = lineage.retry_of, lineage.token, lineage.by
+    if output is not None:
+        digest, bytes_count = output.digest, output.bytes_count
+    if run.attempt is not None and run.attempt.progress is not None:
+        progress = _pack(run.attempt.progress)
+    run_id, task_id, created_at, error_kind = run.id_bytes, run.task_id_bytes, run.created_at, run.error_kind
+    body = _pack((
+        code, run.reason, run.priority, run.effective_priority, run.order, created_at, run.scheduled_at, changed_at,
+        run.until, run.started_at, finished_at, run.attempt_count, run.failure_count, run.lost_count, run.lost_streak,
+        retry_of, token, asked_by, None if run.cancel is None else _pack(run.cancel), digest, bytes_count, error_kind,
+        progress, None if latest is None else _attempt_values(latest),
+    ))  # fmt: skip
+    return (
+        run_id, task_id, lane.handler, lane.queue.name, code, created_at, finished_at, error_kind,
+        crc32(body, crc32(lane.named, crc32(task_id, crc32(run_id)))), body,
+    )  # fmt: skip
+
+
+def _attempt_values(attempt: Attempt) -> Row:
+    outcome = attempt.outcome
+    return (
+        attempt.number, attempt.id, attempt.fence, attempt.ready_at, attempt.started_at, attempt.finished_at,
+        None if outcome is None else outcome.value, attempt.reason,
+        None if attempt.error is None else _pack(attempt.error), attempt.retry_at, 1 if attempt.abandoned else 0,
+        None if attempt.terms is DEFAULT_TERMS else _pack(attempt.terms),
+    )  # fmt: skip
+
+
+def attempt_row(run_id: bytes, attempt: Attempt) -> Row:
+    """An attempt as a row of ``attempts``."""
+    return sealed((run_id, *_attempt_values(attempt)))
+
+
+# --- stored and opened ------------------------------------------------------------------------------------------
+
+_NO_TASK = (None,) * (len(TASK_COLUMNS) - 4)
+_NO_RUN = (None,) * (len(RUN_COLUMNS) - 5)
+
+
+def open_task(stored: Row) -> Row:
+    """All columns of a stored task; raises ``StoreDamaged`` when it does not match its checksum."""
+    id, handler, queue, created_at, finished_at, key, crc, body = stored
+    try:
+        if crc32(body, crc32(_named(handler, queue), crc32(id))) == crc:
+            values = msgpack.decode(body)
+            if values[2] == created_at and values[9] == finished_at and values[11] == key:
+                return (id, handler, queue, *values, crc)
+    except (MsgspecError, TypeError, ValueError, LookupError):
+        pass
+    raise _damaged("tasks", id)
+
+
+def open_run(stored: Row) -> Row:
+    """All columns of a stored run; raises ``StoreDamaged`` when it does not match its checksum."""
+    id, task_id, handler, queue, state, created_at, finished_at, error_kind, crc, body = stored
+    try:
+        if crc32(body, crc32(_named(handler, queue), crc32(task_id, crc32(id)))) == crc:
+            values = msgpack.decode(body)
+            agree = values[0] == state and values[5] == created_at and values[10] == finished_at
+            if agree and values[21] == error_kind:
+                return (id, task_id, handler, queue, *values, crc)
+    except (MsgspecError, TypeError, ValueError, LookupError):
+        pass
+    raise _damaged("runs", id)
+
+
+def opened_task(stored: Row) -> Row:
+    """All columns of a stored task, unchecked; those of a body that cannot be read are None."""
+    id, handler, queue, created_at, finished_at, key, crc, body = stored
+    values = _unpacked(body, len(_NO_TASK))
+    if values is None:
+        return (id, handler, queue, *_NO_TASK, -1)
+    agree = values[2] == created_at and values[9] == finished_at and values[11] == key
+    return (id, handler, queue, *values, crc if agree else -1)
+
+
+def opened_run(stored: Row) -> Row:
+    """All columns of a stored run, unchecked; those of a body that cannot be read are None."""
+    id, task_id, handler, queue, state, created_at, finished_at, error_kind, crc, body = stored
+    values = _unpacked(body, len(_NO_RUN))
+    if values is None:
+        return (id, task_id, handler, queue, *_NO_RUN, -1)
+    agree = values[0] == state and values[5] == created_at and values[10] == finished_at and values[21] == error_kind
+    return (id, task_id, handler, queue, *values, crc if agree else -1)
+
+
+def _unpacked(body: Any, width: int) -> list[Any] | None:
+    try:
+        values = msgpack.decode(body)  # a damaged store may hold anything
+    except (MsgspecError, TypeError, ValueError):
+        return None
+    return values if isinstance(values, list) and len(values) == width else None
+
+
+def stored_task(row: Row) -> Row:
+    """An opened task, stored again."""
+    return (row[0], row[1], row[2], row[5], row[12], row[14], row[16], _pack(row[3:16]))
+
+
+def stored_run(row: Row) -> Row:
+    """An opened run, stored again."""
+    return (*row[:5], row[9], row[14], row[25], row[28], _pack(row[4:28]))
+
+
+def latest_attempt_row(run: Row) -> Row | None:
+    """The latest attempt of an opened run as a row of ``attempts``."""
+    return None if run[27] is None else sealed((run[0], *run[27]))
+
+
+def check_task(row: Row) -> Row:
+    """The opened task, if its checksum is right; else ``StoreDamaged``."""
+    _check(row, "tasks", _pack(row[3:16]), row[0], _named(row[1], row[2]))
+    return row
+
+
+def check_run(row: Row) -> Row:
+    """The opened run, if its checksum is right; else ``StoreDamaged``."""
+    _check(row, "runs", _pack(row[4:28]), row[0], row[1], _named(row[2], row[3]))
+    return row
+
+
+def _check(row: Row, table: str, body: bytes, *texts: bytes) -> None:
+    if not _is_right(row[-1], body, texts):
+        raise _damaged(table, row[0])
+
+
+def _is_right(crc: object, body: bytes, texts: tuple[bytes, ...]) -> bool:
+    try:
+        return _crc(body, *texts) == crc
+    except TypeError:
+        return False
+
+
+def project(state: State) -> Projection:
+    """Rows of everything touched since the last call, which is forgotten as touched; ended runs leave memory with it."""
+    runs: list[Row] = []
+    attempts: list[Row] = []
+    tags: list[Row] = []
+    for run_id, run in state.dirty_runs.items():
+        runs.append(run_row(run))
+        if run.older:
+            attempts += [attempt_row(run_id, attempt) for attempt in run.older]
+            run.older = None
+        if run.task.extra is not NO_EXTRA:
+            tags += [(tag, run_id) for tag in run.task.extra.options.tags]
+    tasks = [task_row(task) for task in state.dirty_tasks.values()]
+    state.dirty_runs.clear()
+    state.dirty_tasks.clear()
+    state.places.trim(len(state.runs))
+    facts = {"facts": _pack(facts_of(state))}
+    if state.dirty_facts:
+        facts["standing"] = _pack(standing_of(state))
+        state.dirty_facts = False
+    return Projection(state.last_seq, tasks, runs, attempts, tags, facts)
+
+
+def facts_of(state: State) -> Facts:
+    """The state's single values."""
+    return Facts(
+        state.last_seq, state.last_at, state.next_order, list(state.counts), state.tasks_total, state.pruned_before,
+        state.places.blocked_count(),
+    )  # fmt: skip
+
+
+def standing_of(state: State) -> Standing:
+    """The state's rarely changing part."""
+    return Standing(list(state.pauses.values()), list(state.declarations.values()), state.epoch)
+
+
+# --- back from rows ---------------------------------------------------------------------------------------------
+
+
+def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> State:
+    """The state as of a projection, from its live rows, stored (in any order: each carries its place in its queue).
+
+    Raises ``StoreDamaged`` for a row that does not match its checksum, and for one that is missing.
+    """
+    state = State()
+    if "facts" not in facts:
+        return state
+    kept = msgpack.decode(facts["facts"], type=Facts)
+    state.last_seq, state.last_at, state.next_order = kept.last_seq, kept.last_at, kept.next_order
+    state.counts, state.tasks_total, state.pruned_before = kept.counts, kept.tasks_total, kept.pruned_before
+    standing = msgpack.decode(facts["standing"], type=Standing) if "standing" in facts else Standing([], [], None)
+    state.pauses = {(mark.scope, mark.name): mark for mark in standing.pauses}
+    state.declarations = {each.handler: each for each in standing.declarations}
+    state.epoch = standing.epoch
+    state.places.set_pauses(state.pauses)
+    for stored in tasks:
+        _load_task(state, open_task(stored))
+    found = [0] * FIRST_TERMINAL
+    for stored in runs:
+        _load_run(state, open_run(stored))
+        found[stored[4]] += 1
+    if found != state.counts[:FIRST_TERMINAL]:
+        raise StoreDamaged(
+            f"the store's tables should hold {sum(state.counts[:FIRST_TERMINAL])} live runs (by state "
+            f"{state.counts[:FIRST_TERMINAL]}) and hold {sum(found)} ({found}): rows were lost on disk. "
+            "Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
+            place="runs",
+        )
+    return state
+
+
+def _load_task(state: State, row: Row) -> None:
+    lane = state.places.lanes.get((row[2], row[1])) or new_lane(state, row[2], row[1])
+    extra = NO_EXTRA if row[15] is None else extra_of(_rare.decode(row[15]), row[13])
+    task = Task(row[0], lane, row[3], row[4], row[5], row[6], row[7], extra, row[8], (row[9], row[10], row[11]))
+    state.tasks[task.id] = task
+    if extra.key is not None and (extra.key_until is None or extra.key_until > state.last_at):
+        state.keys[extra.key] = task
+
+
+def _load_run(state: State, row: Row) -> None:
+    code, changed_at = row[4], row[11]
+    task = state.tasks.get(row[1])
+    if task is None or (code == RUNNING and row[27] is None):
+        raise StoreDamaged(
+            f"run {row[0].hex()} is live and its {'task' if task is None else 'attempt'} is missing: rows were lost on "
+            "disk. Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
+            place=f"runs {row[0].hex()}",
+        )
+    run = Run.new_scheduled_with_id(row[0], row[1], row[10], row[9])
+    for step in _WALK[code]:
+        if step is RunState.READY:
+            run.promote_to_ready_with_priority(row[7])
+        else:
+            run.transition_to(step)
+    run.latest = None if row[27] is None else _attempt_of(row[27])
+    attempt = run.latest if code == RUNNING else None
+    run.restore_attempt_state_for_bootstrap(row[15], None if attempt is None else attempt.id)
+    run.record_state_change_at(changed_at)
+    run.task, run.order, run.until, run.priority = task, row[8], row[12], row[6]
+    run.failure_count, run.lost_count, run.lost_streak, run.reason = row[16], row[17], row[18], row[5]
+    run.started_at, run.error_kind = row[13], row[25]
+    if row[19] is not None:
+        run.lineage = Lineage(row[19], row[20], row[21])
+    if row[22] is not None:
+        run.cancel = _cancel.decode(row[22])
+    if attempt is not None and row[26] is not None:
+        attempt.progress = msgpack.decode(row[26], type=tuple[int, int | None, str])
+    task.link(run)
+    state.runs[row[0]] = run
+    _place(state, run, code, attempt)
+
+
+def _place(state: State, run: Run, code: int, attempt: Attempt | None) -> None:
+    places = state.places
+    if code == RUNNING:
+        run.attempt = attempt
+        places.enter_running(run)
+    elif code == READY:
+        places.enter_lane(run)
+    else:
+        places.enter_timer(run, run.until)
+    expires_at = run.task.extra.expires_at
+    if expires_at is not None and run.attempt_count == 0 and run.lineage is None:
+        places.watch_expiry(run, expires_at)
+
+
+def attempt_from(row: Row) -> Attempt:
+    """An attempt from its row; raises ``StoreDamaged``."""
+    check_row(row, "attempts")
+    return _attempt_of(row[1:-1])
+
+
+def _attempt_of(values: Row) -> Attempt:
+    number, id, fence, ready_at, started_at, finished_at, outcome, reason, error, retry_at, abandoned, terms = values
+    return Attempt(
+        id, number, fence, ready_at, started_at, DEFAULT_TERMS if terms is None else _terms.decode(terms), finished_at,
+        None if outcome is None else Outcome(outcome), reason, None if error is None else _error.decode(error), retry_at,
+        bool(abandoned),
+    )  # fmt: skip
+
+
+def _walk_to(state: RunState) -> tuple[RunState, ...]:
+    """The steps from Scheduled to a live state, along edges of the table."""
+    ready, leased, running = RunState.READY, RunState.LEASED, RunState.RUNNING
+    return {
+        RunState.SCHEDULED: (),
+        RunState.READY: (ready,),
+        RunState.LEASED: (ready, leased),
+        RunState.RUNNING: (ready, leased, running),
+    }.get(state, (ready, leased, running, state))
+
+
+_WALK = tuple(_walk_to(state) for state in STATES)
+
+__all__ = [
+    "ATTEMPT_COLUMNS",
+    "RUN_COLUMNS",
+    "TAG_COLUMNS",
+    "TASK_COLUMNS",
+    "Output",
+    "Projection",
+    "Row",
+    "attempt_from",
+    "check_row",
+    "load",
+    "project",
+]

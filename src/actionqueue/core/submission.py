@@ -1,0 +1,441 @@
+"""Submitting: tasks with their first runs, and runs that someone asks for afterwards (retry).
+
+One ``Submit`` is decided whole: every task in it is accepted, found to exist already, or the whole command is refused.
+An idempotency key (or a task id the caller chose) that is taken by a task with the same content is not a conflict: the
+reply names the existing task. What left memory is looked up by the engine and attached as ``known``.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from actionqueue.core.errors import (
+    ActionQueueError,
+    IdempotencyConflict,
+    InvalidSubmission,
+    NotRetryable,
+    Overloaded,
+    UnknownRun,
+)
+from actionqueue.core.ids import NIL, RunId, TaskId
+from actionqueue.core.instants import SUBMIT_INSTANT_MAX
+from actionqueue.core.places import Lane
+from actionqueue.core.run import RunState
+from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Submission, TaskOptions, submission_problems
+from actionqueue.core.state import (
+    CODE_OF,
+    NO_EXTRA,
+    Accepted,
+    Declaration,
+    Lineage,
+    Run,
+    State,
+    Task,
+    TaskExtra,
+)
+
+LIVE_RUNS_MAX = 5_000_000
+"""Live runs of one engine; beyond it submissions are refused with ``Overloaded``."""
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+class RareFields(Struct, frozen=True, omit_defaults=True):
+    """What few submissions carry, left out of the event where it is the default."""
+
+    options: TaskOptions = NO_OPTIONS
+    key: str | None = None
+    key_until: int | None = None
+    content: bytes | None = None
+    delay_us: int | None = None
+    expires_at: int | None = None
+    by: str = ""
+
+
+NOTHING_RARE = RareFields()
+
+
+class TaskSubmitted(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """A task and its first run exist. ``due_at`` equal to ``at`` creates the run Ready."""
+
+    at: int
+    task_id: bytes
+    run_id: bytes
+    handler: str
+    queue: str
+    priority: int
+    max_attempts: int
+    due_at: int
+    payload_digest: bytes
+    payload_bytes: int
+    rare: RareFields | None = None
+
+
+class TaskImage(Struct, frozen=True, array_like=True):
+    """A task that had ended, whole, so that adding a run to it can be replayed."""
+
+    task_id: bytes
+    handler: str
+    queue: str
+    priority: int
+    max_attempts: int
+    created_at: int
+    payload_digest: bytes
+    payload_bytes: int
+    run_count: int
+    ended: tuple[int, int, int]
+    rare: RareFields | None = None
+    canceled_at: int | None = None
+
+
+class RunAdded(Struct, frozen=True, array_like=True, tag=2):
+    """Someone asked for one more run of a task: a retry of one that ended."""
+
+    at: int
+    task_id: bytes
+    run_id: bytes
+    due_at: int
+    retry_of: bytes
+    token: bytes
+    priority: int
+    by: str
+    image: TaskImage | None = None
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+class KnownTask(Struct, array_like=True):
+    """A task that has left memory, as looked up: enough to answer an idempotency key."""
+
+    task_id: bytes
+    content: bytes | None
+    key_until: int | None = None
+    run_id: bytes = b""
+    handler: str = ""
+    payload_digest: bytes = b""
+
+    def has_content_of(self, item: Submission) -> bool:
+        """Whether ``item`` says the same. A task that was submitted without a key recorded no digest of its content."""
+        if self.content is not None:
+            return self.content == item.content
+        return self.handler == item.handler and self.payload_digest == item.payload_digest
+
+
+class KnownRun(Struct, array_like=True):
+    """A run that has left memory, as looked up, with its task."""
+
+    run_id: bytes
+    state: int
+    token: bytes
+    image: TaskImage
+    priority: int = 0
+    newest: bytes = b""
+    """The newest run of its chain of retries (empty: itself)."""
+
+
+class Submit(Struct, array_like=True, tag="submit"):
+    """Submit these tasks, all or none. ``at`` is the caller's instant when it came through the inbox, else 0."""
+
+    items: list[Submission]
+    at: int = 0
+    by: str = ""
+    known_keys: dict[str, KnownTask] = {}
+    known_tasks: dict[bytes, KnownTask] = {}
+
+
+class RetryRun(Struct, array_like=True, tag="retry_run"):
+    """A new run for a Failed or Canceled one."""
+
+    run_id: bytes
+    new_run_id: bytes
+    by: str = ""
+    known: KnownRun | None = None
+    at_us: int | None = None
+
+
+# --- decide -----------------------------------------------------------------------------------------------------
+
+
+def decide_submit(state: State, command: Submit, now: int, live_runs_max: int) -> Accepted | ActionQueueError:
+    """Events for every new task; the reply lists (task id, run id, created) in the order of the items."""
+    items = command.items
+    if command.at and (problems := _foreign_problems(state, items)):
+        return InvalidSubmission(f"the submission is not valid: {problems}", problems=problems)
+    events: list[object] = []
+    reply: list[tuple[bytes, bytes, bool]] = []
+    base = command.at or now
+    declarations = state.declarations
+    new_keys: dict[str, KnownTask] = {}
+    new_tasks: dict[bytes, KnownTask] = {}
+    for item in items:
+        if item.key is not None or item.task_id_given:
+            existing = _existing(state, command, item, now, new_keys, new_tasks)
+            if isinstance(existing, ActionQueueError):
+                return existing
+            if existing is not None:
+                reply.append((existing.task_id, existing.run_id, False))
+                continue
+            known = KnownTask(item.task_id, item.content, None, item.run_id, item.handler, item.payload_digest)
+            new_tasks[item.task_id] = known
+            if item.key is not None:
+                new_keys[item.key] = known
+        events.append(_submitted(item, declarations.get(item.handler), now, base, command.by))
+        reply.append((item.task_id, item.run_id, True))
+    if events and len(state.runs) + len(events) > live_runs_max:
+        return Overloaded(
+            f"{len(state.runs)} runs are live; live_runs_max is {live_runs_max}. Wait until some have ended.",
+            limit="live_runs_max",
+            maximum=live_runs_max,
+        )
+    return Accepted(events, reply)
+
+
+def _foreign_problems(state: State, items: list[Submission]) -> dict[str, str]:
+    """What is wrong with what another process sent: it was validated there, by whatever release runs there."""
+    run_ids = [item.run_id for item in items]
+    task_ids = [item.task_id for item in items if not item.task_id_given]
+    for item in items:
+        problems = submission_problems(item)
+        if problems:
+            return problems
+    if len(set(run_ids)) < len(run_ids) or any(run_id in state.runs for run_id in run_ids):
+        return {"run_id": "belongs to another run"}
+    if len(set(task_ids)) < len(task_ids) or any(task_id in state.tasks for task_id in task_ids):
+        return {"task_id": "belongs to another task"}
+    return {}
+
+
+def _submitted(item: Submission, declared: Declaration | None, now: int, base: int, by: str) -> TaskSubmitted:
+    queue, priority, max_attempts, expires_us = item.queue, item.priority, item.max_attempts, item.expires_us
+    options = item.options
+    if queue is None:
+        queue = declared.queue if declared is not None else DEFAULT_QUEUE
+    if priority is None:
+        priority = declared.priority if declared is not None else 0
+    if max_attempts is None:
+        max_attempts = declared.max_attempts if declared is not None else 3
+    if expires_us is None and declared is not None:
+        expires_us = declared.expires_us
+    if declared is not None and declared.tags and options is None:
+        options = TaskOptions(tags=declared.tags)
+    due_at = now
+    if item.at_us is not None:
+        due_at = max(item.at_us, now)
+    elif item.delay_us is not None:
+        due_at = min(max(base + item.delay_us, now), SUBMIT_INSTANT_MAX)
+    rare = None
+    if (
+        options is not None
+        or item.key is not None
+        or item.content is not None
+        or expires_us is not None
+        or by
+        or item.delay_us
+    ):
+        rare = RareFields(
+            options=options or NO_OPTIONS,
+            key=item.key,
+            key_until=None if item.key_lifetime_us is None else base + item.key_lifetime_us,
+            content=item.content,
+            delay_us=item.delay_us,
+            expires_at=None if expires_us is None else min(base + expires_us, SUBMIT_INSTANT_MAX),
+            by=by,
+        )
+    return TaskSubmitted(
+        now, item.task_id, item.run_id, item.handler, queue, priority, max_attempts, due_at,
+        item.payload_digest, len(item.body), rare,
+    )  # fmt: skip
+
+
+def _existing(
+    state: State,
+    command: Submit,
+    item: Submission,
+    now: int,
+    new_keys: dict[str, KnownTask],
+    new_tasks: dict[bytes, KnownTask],
+) -> KnownTask | IdempotencyConflict | None:
+    """The task that holds the item's key or id already; a conflict when its content differs."""
+    found: KnownTask | None = None
+    if item.key is not None:
+        live = state.keys.get(item.key)
+        for holder in (new_keys.get(item.key), _known(live), command.known_keys.get(item.key)):
+            if holder is not None and (holder.key_until is None or holder.key_until > now):
+                found = holder
+                break
+    if found is None and item.task_id_given:
+        known = _known(state.tasks.get(item.task_id))
+        found = known or new_tasks.get(item.task_id) or command.known_tasks.get(item.task_id)
+    if found is None or found.has_content_of(item):
+        return found
+    named = f"idempotency key {item.key!r}" if item.key is not None else "task id"
+    return IdempotencyConflict(
+        f"{named} belongs to task {TaskId(bytes=found.task_id)}, which was submitted with other content. "
+        "Use another key, or submit the same content.",
+        task_id=TaskId(bytes=found.task_id),
+        key=item.key,
+    )
+
+
+def _known(task: Task | None) -> KnownTask | None:
+    if task is None:
+        return None
+    oldest = task.live_runs()[0]
+    extra = task.extra
+    return KnownTask(task.id, extra.content, extra.key_until, oldest.id_bytes, task.handler, task.payload_digest)
+
+
+def decide_retry(state: State, command: RetryRun, now: int) -> Accepted | ActionQueueError:
+    """One more run, linked to the one it retries; refused while that one is live or when it was completed."""
+    if command.at_us is not None and not 0 <= command.at_us <= SUBMIT_INSTANT_MAX:
+        return InvalidSubmission("at: not an instant up to the year 9999", problems={"at": "out of range"})
+    if command.new_run_id == NIL or len(command.new_run_id) != len(NIL) or command.new_run_id in state.runs:
+        return InvalidSubmission("run id: nil, or of another run", problems={"run_id": "nil, or of another run"})
+    if command.run_id in state.runs:
+        run = state.runs[command.run_id]
+        return NotRetryable(
+            f"run {run.id} is {run.state.value}; only a failed or canceled run can be retried",
+            run_id=run.id,
+            state=run.state.value,
+        )
+    known = command.known
+    if known is None:
+        return UnknownRun(
+            "no run has this id in this store; `actionqueue runs` lists them", run_id=RunId(bytes=command.run_id)
+        )
+    if known.state not in (CODE_OF[RunState.FAILED], CODE_OF[RunState.CANCELED]):
+        return NotRetryable(
+            "the run was completed; only a failed or canceled run can be retried", run_id=RunId(bytes=command.run_id)
+        )
+    if known.newest not in (b"", command.run_id):
+        return NotRetryable(
+            f"the run was retried already; the newest of its chain is {RunId(bytes=known.newest)}, retry that",
+            run_id=RunId(bytes=command.run_id),
+            by=RunId(bytes=known.newest),
+        )
+    image = known.image
+    live = state.tasks.get(image.task_id)
+    if live is not None:
+        for other in live.live_runs():
+            if other.token == known.token:
+                return NotRetryable(
+                    f"the run is being retried already, by run {other.id}",
+                    run_id=RunId(bytes=command.run_id),
+                    by=other.id,
+                )
+    due_at = now if command.at_us is None else max(command.at_us, now)
+    added = RunAdded(
+        now, image.task_id, command.new_run_id, due_at, command.run_id, known.token, known.priority, command.by,
+        None if live is not None else image,
+    )  # fmt: skip
+    return Accepted([added], (image.task_id, command.new_run_id))
+
+
+# --- apply ------------------------------------------------------------------------------------------------------
+
+
+def apply_submitted(state: State, event: TaskSubmitted) -> None:
+    """The task and its run come to life."""
+    places = state.places
+    rare = event.rare
+    task_id, at = event.task_id, event.at
+    lane = places.lanes.get((event.queue, event.handler)) or new_lane(state, event.queue, event.handler)
+    extra = NO_EXTRA if rare is None else extra_of(rare)
+    task = Task(task_id, lane, event.priority, event.max_attempts, at, event.payload_digest, event.payload_bytes, extra)
+    state.tasks[task_id] = task
+    state.tasks_total += 1
+    if rare is not None and rare.key is not None:
+        state.keys[rare.key] = task
+    run = _add_run(state, task, event.run_id, event.due_at, at, event.priority, "submitted")
+    if extra.expires_at is not None:
+        places.watch_expiry(run, extra.expires_at)
+    state.dirty_tasks[task_id] = task
+
+
+def apply_run_added(state: State, event: RunAdded) -> None:
+    """A task gains a run; one that had ended comes back first."""
+    image = event.image
+    if image is not None:
+        task = Task(
+            image.task_id,
+            state.places.lanes.get((image.queue, image.handler)) or new_lane(state, image.queue, image.handler),
+            image.priority,
+            image.max_attempts,
+            image.created_at,
+            image.payload_digest,
+            image.payload_bytes,
+            NO_EXTRA if image.rare is None else extra_of(image.rare, image.canceled_at),
+            run_count=image.run_count,
+            ended=image.ended,
+        )
+        state.tasks[task.id] = task
+        key, until = task.extra.key, task.extra.key_until
+        if key is not None and (until is None or until > event.at):  # else it may be another task's by now
+            state.keys[key] = task
+    else:
+        task = state.tasks[event.task_id]
+    task.finished_at = None
+    run = _add_run(state, task, event.run_id, event.due_at, event.at, event.priority, "retry")
+    run.lineage = Lineage(event.retry_of, event.token, event.by)
+    state.dirty_tasks[task.id] = task
+
+
+def _add_run(state: State, task: Task, run_id: bytes, due_at: int, at: int, priority: int, reason: str) -> Run:
+    order = state.next_order
+    state.next_order = order + 1
+    if due_at <= at:
+        run = Run.new_ready_with_id(run_id, task.id, due_at, at, priority)
+    else:
+        run = Run.new_scheduled_with_id(run_id, task.id, due_at, at)
+    run.task = task
+    run.order = order
+    run.priority = priority
+    run.reason = reason
+    task.run_count += 1
+    run.next = task.head
+    task.head = run
+    state.runs[run_id] = run
+    state.dirty_runs[run_id] = run
+    if due_at <= at:
+        state.counts[1] += 1
+        state.places.enter_lane(run)
+    else:
+        state.counts[0] += 1
+        state.places.enter_timer(run, due_at)
+    return run
+
+
+def new_lane(state: State, queue: str, handler: str) -> Lane:
+    """A lane that has not been used yet, under whatever pauses are in force."""
+    lane = state.places.lane(queue, handler)
+    state.places.apply_pauses(lane, state.pauses)
+    return lane
+
+
+def extra_of(rare: RareFields, canceled_at: int | None = None) -> TaskExtra:
+    """What a task keeps of the rare fields."""
+    return TaskExtra(
+        options=rare.options,
+        key=rare.key,
+        key_until=rare.key_until,
+        content=rare.content,
+        delay_us=rare.delay_us,
+        expires_at=rare.expires_at,
+        canceled_at=canceled_at,
+        by=rare.by,
+    )
+
+
+def rare_of(extra: TaskExtra) -> RareFields:
+    """The rare fields of what a task keeps."""
+    return RareFields(
+        options=extra.options,
+        key=extra.key,
+        key_until=extra.key_until,
+        content=extra.content,
+        delay_us=extra.delay_us,
+        expires_at=extra.expires_at,
+        by=extra.by,
+    )

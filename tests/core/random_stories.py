@@ -1,0 +1,198 @@
+"""Stories that nobody thought of: steps drawn by Hypothesis (or from a seed), and how each is acted out.
+
+A step names runs by number, so that any list of steps makes sense, also after Hypothesis has left some out: the number
+picks from the runs that the step can be about, and a step that finds none is skipped.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from hypothesis import strategies as st
+
+from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
+from actionqueue.core.epochs import Declare, Prune
+from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.places import Where
+from actionqueue.core.retry import Delays
+from actionqueue.core.spec import TaskOptions
+from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output
+from actionqueue.core.submission import RetryRun
+from tests.core.story import SECOND, Story
+
+Step = tuple[str, int, int]
+
+KINDS = (
+    "submit submit submit submit finish finish finish finish finish misfit progress cancel cancel_task retry retry"
+    " reschedule reprioritize pause resume slots tick tick declare prune crash close project"
+).split()
+
+steps = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 30), st.integers(0, 30)), max_size=40)
+
+
+def drawn(seed: int, count: int) -> list[Step]:
+    """So many steps, from a seed."""
+    chance = random.Random(seed)
+    return [(chance.choice(KINDS), chance.randrange(31), chance.randrange(31)) for _ in range(count)]
+
+
+def act_out(all_steps: list[Step], *, checked: bool = False, projecting: bool = True) -> Story:
+    """A story with these steps. Without ``projecting`` nothing is written that no command needs."""
+    story = Story(slots=3, checked=checked)
+    for step in all_steps:
+        act(story, step if projecting or step[0] != "project" else ("tick", 0, 0))
+    return story
+
+
+def act(story: Story, step: Step) -> None:
+    """One step."""
+    kind, which, how = step
+    story.now += 1
+    names = list(story.names)
+    live = [name for name in names if story.id(name) in story.state.runs]
+    running = [name for name in live if story.where(name) is Where.RUNNING]
+    everyone = [*running, *names]
+    among = {"finish": running, "misfit": running, "progress": running, "retry": names, "cancel": everyone}
+    found = among.get(kind, live)
+    name = found[which % len(found)] if found else None
+    if kind in _ABOUT_NO_RUN:
+        _ABOUT_NO_RUN[kind](story, which, how)
+    elif name is not None:
+        _ABOUT_A_RUN[kind](story, name, how)
+
+
+# --- steps about no run --------------------------------------------------------------------------------------------
+
+
+def _submit(story: Story, which: int, how: int) -> None:
+    fields: dict[str, Any] = {
+        "handler": ["h", "h", "g", "missing"][which % 4],
+        "queue": ["default", "mail"][how % 2],
+        "priority": which % 3 - 1,
+        "max_attempts": 1 + how % 3,
+        "delay_us": [None, None, 0, 3 * SECOND][how % 4],
+    }
+    if which % 5 == 0:
+        fields |= {"expires_us": 4 * SECOND, "key": f"k{how % 4}", "content": b"x", "key_lifetime_us": 9 * SECOND}
+    if which % 7 == 0:
+        backoff = Delays((SECOND, 2 * SECOND))
+        fields["options"] = TaskOptions(5 * SECOND, backoff, ("t", f"u{how}"), {"a": [1, None]}, "text")
+    count, before = 1 + how % 2, dict(story.names)
+    reply = story.submit(*[f"r{len(before) + n}" for n in range(count)], **fields)
+    if isinstance(reply, list):
+        created = {run_id for _, run_id, new in reply if new}
+        story.names = {name: ids for name, ids in story.names.items() if name in before or ids[1] in created}
+    else:
+        story.names = before
+
+
+def _pause(story: Story, which: int, how: int) -> None:
+    scope = [("engine", ""), ("queue", "mail"), ("handler", "h"), ("queue", "default")][which % 4]
+    story.perform(Pause(*scope, by=f"p{how}"))
+
+
+def _resume(story: Story, which: int, how: int) -> None:
+    for scope, name in list(story.state.pauses):
+        story.perform(Resume(scope, name, f"r{which + how}"))
+
+
+def _slots(story: Story, which: int, how: int) -> None:
+    if which % 3 == 0:
+        story.set_queue("mail", [None, 0, 1, 2][how % 4])
+    elif which % 3 == 1:
+        story.set_executor("main", how % 4)
+    else:
+        story.register("g")
+
+
+def _prune(story: Story, which: int, how: int) -> None:
+    if not story.checked:
+        story.perform(Prune(0, 0, 0, 0, story.now - which * SECOND - how))
+
+
+def _crash(story: Story, which: int, how: int) -> None:
+    story.crash()
+    story.now += (which % 3) * SECOND + how
+    story.restart()
+
+
+def _close(story: Story, which: int, how: int) -> None:
+    story.perform(Pause("engine", "", "drain"))
+    for name, (_, run_id) in story.names.items():
+        if run_id in story.state.runs and story.where(name) is Where.RUNNING:
+            story.finish(name, Outcome.INTERRUPTED if which % 2 else Outcome.LOST, abandoned=not which % 2)
+    story.restart()
+    _resume(story, which, how)
+
+
+_ABOUT_NO_RUN = {
+    "submit": _submit,
+    "pause": _pause,
+    "resume": _resume,
+    "slots": _slots,
+    "prune": _prune,
+    "crash": _crash,
+    "close": _close,
+    "tick": lambda story, which, how: story.advance((which % 8) * SECOND + how),
+    "declare": lambda story, which, how: story.perform(
+        Declare([Declaration("g", priority=which, max_attempts=1 + how)])
+    ),
+    "project": lambda story, *_: story.project(),
+}
+
+
+# --- steps about a run ---------------------------------------------------------------------------------------------
+
+
+def _finish(story: Story, name: str, how: int) -> None:
+    outcome = [
+        Outcome.COMPLETED,
+        Outcome.FAILED,
+        Outcome.TIMED_OUT,
+        Outcome.SNOOZED,
+        Outcome.INTERRUPTED,
+        Outcome.LOST,
+        Outcome.CANCELED,
+        Outcome.FAILED,
+    ][how % 8]
+    fields: dict[str, Any] = {
+        "draw": how / 31,
+        "terminal": how % 16 == 15,
+        "delay_us": SECOND if how % 5 == 0 else None,
+    }
+    if outcome is Outcome.COMPLETED:
+        fields["output"] = Output(bytes([how]) * 16, how)
+    elif outcome is Outcome.FAILED:
+        fields |= {
+            "error": ErrorInfo("ValueError", f"m{how}", "trace", "f"),
+            "reason": "worker_died" if how > 20 else "",
+        }
+    story.finish(name, outcome, **fields)
+
+
+def _progress(story: Story, name: str, how: int) -> None:
+    story.play(f"progress {name} {how}")
+
+
+def _retry(story: Story, name: str, how: int) -> None:
+    new, new_id = f"r{len(story.names)}", story.next_id(story.now)
+    reply = story.perform(RetryRun(story.id(name), new_id, f"b{how}"))
+    if not isinstance(reply, ActionQueueError):
+        story.names[new] = (story.task_id(name), new_id)
+
+
+_ABOUT_A_RUN = {
+    "finish": _finish,
+    "progress": _progress,
+    "retry": _retry,
+    "misfit": lambda story, name, _: story.play(f"finish {name} misfit"),
+    "cancel": lambda story, name, how: story.perform(
+        CancelRun(story.id(name), ["cancel", "kill", "abandon"][how % 3], f"c{how}")
+    ),
+    "cancel_task": lambda story, name, how: story.perform(
+        CancelTask(story.task_id(name), ["cancel", "kill", "abandon"][how % 3], f"c{how}")
+    ),
+    "reschedule": lambda story, name, how: story.perform(Reschedule(story.id(name), story.now + how * SECOND)),
+    "reprioritize": lambda story, name, how: story.perform(Reprioritize(story.id(name), how - 15)),
+}
