@@ -1,0 +1,58 @@
+"""What a store's database consists of, and how a batch is laid out in it.
+
+Knows: the tables. Must not know: transactions, which are the caller's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from importlib.resources import files
+
+from actionqueue.core.rows import sealed
+from actionqueue.store.filesystem import APPLICATION_ID, FORMAT_VERSION
+from actionqueue.store.port import Batch
+from actionqueue.store.sqlite_rows import groups_of, insert, set_meta
+
+
+def create(connection: sqlite3.Connection, store_id: bytes) -> None:
+    """The tables and the first single values of a new store."""
+    script = (files("actionqueue.store") / "sql" / "schema.sql").read_text(encoding="utf-8")
+    lines = (line.partition("--")[0] for line in script.splitlines())
+    for statement in "\n".join(lines).split(";"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+    set_meta(connection, store_id=store_id, epoch=0, projected_seq=0, clean=1, restored=0)
+
+
+def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
+    """Everything of a batch but its commit."""
+    if batch.blobs:
+        insert(connection, "blobs", batch.blobs, "IGNORE")
+    projection = batch.projection
+    if projection is not None:
+        insert(connection, "tasks", projection.tasks)
+        insert(connection, "runs", projection.runs)
+        insert(connection, "attempts", projection.attempts)
+        insert(connection, "run_tags", projection.tags, "IGNORE")
+        insert(connection, "facts", [sealed(item) for item in projection.facts.items()])
+        set_meta(connection, projected_seq=projection.seq)
+    if batch.replies:
+        insert(connection, "replies", [sealed(reply) for reply in batch.replies])
+    if batch.pruned_tasks:
+        _delete_tasks(connection, batch.pruned_tasks)
+
+
+def _delete_tasks(connection: sqlite3.Connection, task_ids: Sequence[bytes]) -> None:
+    """Everything of these tasks: runs, attempts, tags, payloads and results."""
+    for marks, tasks in groups_of(task_ids):
+        rows = connection.execute(f"SELECT id FROM runs INDEXED BY runs_task WHERE task_id IN {marks}", tasks)
+        for run_marks, runs in groups_of([row[0] for row in rows.fetchall()]):
+            connection.execute(f"DELETE FROM attempts WHERE run_id IN {run_marks}", runs)
+            connection.execute(f"DELETE FROM run_tags WHERE run_id IN {run_marks}", runs)
+            connection.execute(f"DELETE FROM blobs WHERE id IN {run_marks}", runs)
+            connection.execute(f"DELETE FROM runs WHERE id IN {run_marks}", runs)
+        connection.execute(f"DELETE FROM blobs WHERE id IN {marks}", tasks)
+        connection.execute(f"DELETE FROM tasks WHERE id IN {marks}", tasks)
