@@ -1,0 +1,86 @@
+"""Submitting by a handler's name, without its function at hand: from the command line, over HTTP.
+
+What is left unset stays unset in the submission: the engine fills it in from the handler's last declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import json
+
+from actionqueue.core.errors import InvalidArguments, InvalidSubmission
+from actionqueue.core.ids import fresh_id_bytes
+from actionqueue.core.instants import instant_us, parse_duration_us
+from actionqueue.core.spec import Submission, TaskOptions, validate
+from actionqueue.core.state import Declaration
+from actionqueue.store.codec import digest
+
+_canonical = json.Encoder(order="deterministic").encode
+
+
+def submission_by_name(
+    handler: str,
+    arguments: Mapping[str, Any],
+    *,
+    declared: Declaration | None = None,
+    at: datetime | None = None,
+    delay: timedelta | float | str | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    max_attempts: int | None = None,
+    expires: timedelta | float | str | None = None,
+    idempotency_key: str | None = None,
+    tags: Iterable[str] = (),
+) -> Submission:
+    """A task of the handler with that name, its arguments by name as JSON values; not submitted yet.
+
+    Raises ``InvalidSubmission`` naming every problem, ``InvalidArguments`` when they do not fit what the handler
+    ``declared`` (its last declaration, if there is one), ``PayloadTooLarge``.
+    """
+    if at is not None and delay is not None:
+        raise InvalidSubmission("give at or delay, not both", problems={"delay": "given together with at"})
+    if declared is not None:
+        _check_names(handler, arguments, declared.signature)
+    try:
+        body = json.encode(arguments)
+    except (TypeError, ValueError) as error:
+        raise InvalidArguments(
+            f"the arguments of {handler!r} are not JSON: {error}", problems={"args": str(error)}
+        ) from error
+    tags = tuple(tags)
+    item = Submission(
+        fresh_id_bytes(),
+        fresh_id_bytes(),
+        handler,
+        body,
+        digest(body),
+        queue,
+        priority,
+        max_attempts,
+        None if at is None else instant_us(at, field="at"),
+        None if delay is None else parse_duration_us(delay, field="delay"),
+        TaskOptions(tags=tags) if tags else None,
+        idempotency_key,
+        expires_us=None if expires is None else parse_duration_us(expires, field="expires"),
+    )
+    if idempotency_key is not None:
+        policy = json.encode([item.at_us, item.delay_us])
+        item.content = digest(b"\0".join((handler.encode(), _canonical(arguments), policy)))
+    validate(item)
+    return item
+
+
+def _check_names(handler: str, arguments: Mapping[str, Any], signature: str) -> None:
+    """Whether these are the handler's parameters: a declaration lists their names, optional ones with a mark."""
+    marked = [name for name in signature.split(", ") if name]
+    required = [name for name in marked if not name.endswith("?")]
+    known = {name.rstrip("?") for name in marked}
+    problems = {name: "is missing" for name in required if name not in arguments}
+    problems |= {name: "is no parameter" for name in arguments if name not in known}
+    if problems:
+        listed = "; ".join(f"{name} {problem}" for name, problem in problems.items())
+        takes = ", ".join(marked) or "no arguments"
+        raise InvalidArguments(f"{handler}: {listed}; it takes: {takes}", problems=problems)

@@ -1,0 +1,122 @@
+"""Questions asked of a reader, answered with records."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import Struct, msgpack
+
+from actionqueue.core.errors import UnknownRun
+from actionqueue.core.ids import RunId
+from actionqueue.core.instants import to_datetime
+from actionqueue.core.rows import Facts, Standing
+from actionqueue.core.run import RunState
+from actionqueue.core.state import READY, STATES, Declaration
+from actionqueue.records import (
+    AttemptRecord,
+    Page,
+    Refusal,
+    RunRecord,
+    SlotsRecord,
+    Stats,
+    TaskRecord,
+    refusal_record,
+    run_record,
+    task_record,
+)
+from actionqueue.store.codec import decode_reply, decode_slots
+from actionqueue.store.port import Reader, RunFilter
+
+
+class StateChange(Struct, frozen=True, kw_only=True):
+    """A run entered ``state`` at ``at``, because of ``reason``; ``attempt`` is the number of the attempt it concerns.
+
+    Most name the state again, or what led to it: ``submitted``, ``retry``, ``due``, ``started``, ``worker_died``.
+    """
+
+    at: datetime
+    state: str
+    reason: str
+    attempt: int | None = None
+
+
+def read_runs(reader: Reader, wanted: RunFilter) -> Page[RunRecord]:
+    """A page of runs."""
+    records = [run_record(row) for row in reader.runs(wanted)]
+    return Page(records, str(records[-1].id) if len(records) == wanted.limit else None)
+
+
+def read_tasks(reader: Reader, wanted: RunFilter) -> Page[TaskRecord]:
+    """A page of tasks."""
+    records = [task_record(row) for row in reader.tasks(wanted)]
+    return Page(records, str(records[-1].id) if len(records) == wanted.limit else None)
+
+
+def read_refusals(reader: Reader, limit: int, before: bytes | None) -> Page[Refusal]:
+    """A page of refused inbox commands."""
+    found = reader.refusals(limit, before)
+    records = [refusal_record(command_id, decode_reply(body)) for command_id, body in found]
+    return Page(records, str(records[-1].id) if len(records) == limit else None)
+
+
+def read_declarations(reader: Reader) -> dict[str, Declaration]:
+    """What handlers declare, by name."""
+    stored = reader.facts()
+    if "standing" not in stored:
+        return {}
+    return {each.handler: each for each in msgpack.decode(stored["standing"], type=Standing).declarations}
+
+
+def stats_of(reader: Reader) -> Stats:
+    """The engine's counters as of the last projection."""
+    stored = reader.facts()
+    if "facts" not in stored:
+        empty = {state.value: 0 for state in RunState}
+        return Stats(tasks=0, runs=empty, blocked=0, paused=(), sequence=0, as_of=None)
+    facts = msgpack.decode(stored["facts"], type=Facts)
+    oldest = reader.oldest(READY)
+    slots = decode_slots(stored["slots"]) if "slots" in stored else []
+    pauses = msgpack.decode(stored["standing"], type=Standing).pauses if "standing" in stored else []
+    return Stats(
+        tasks=facts.tasks_total,
+        runs={state.value: count for state, count in zip(STATES, facts.counts, strict=True)},
+        blocked=facts.blocked,
+        paused=tuple(mark.scope if mark.scope == "engine" else f"{mark.scope} {mark.name}" for mark in pauses),
+        sequence=facts.last_seq,
+        as_of=to_datetime(facts.last_at),
+        oldest_ready_at=None if oldest is None else to_datetime(oldest[11]),
+        slots=tuple(SlotsRecord(kind=kind, name=name, taken=taken, capacity=most) for kind, name, taken, most in slots),
+    )
+
+
+def history_of(reader: Reader, run_id: bytes) -> list[StateChange]:
+    """A run's state changes, from its row and its attempts."""
+    row = reader.runs_by_id([run_id]).get(run_id)
+    if row is None:
+        raise UnknownRun(f"no run {RunId(bytes=run_id)} in this store", run_id=RunId(bytes=run_id))
+    run = run_record(row, reader.attempts_of([run_id]).get(run_id, []))
+    first = "submitted" if run.retry_of is None else "retry"
+    due_later = run.scheduled_at > run.created_at
+    changes = [StateChange(at=run.created_at, state="scheduled" if due_later else "ready", reason=first)]
+    for attempt in run.attempts:
+        if changes[-1].state != "ready":
+            changes.append(StateChange(at=attempt.ready_at, state="ready", reason="due"))
+        changes += _of_attempt(run, attempt)
+    changed_at = to_datetime(row[11])
+    if run.state != changes[-1].state:
+        changes.append(StateChange(at=changed_at, state=run.state, reason=run.reason))
+    return changes
+
+
+def _of_attempt(run: RunRecord, attempt: AttemptRecord) -> list[StateChange]:
+    number = attempt.number
+    changes = [
+        StateChange(at=attempt.started_at, state="leased", reason="started", attempt=number),
+        StateChange(at=attempt.started_at, state="running", reason="started", attempt=number),
+    ]
+    if attempt.finished_at is None:
+        return changes
+    state = run.state if attempt.retry_at is None else "retry_wait"
+    reason = attempt.reason or attempt.outcome or ""
+    changes.append(StateChange(at=attempt.finished_at, state=state, reason=reason, attempt=number))
+    return changes
