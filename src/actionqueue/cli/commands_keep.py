@@ -1,0 +1,70 @@
+"""``verify``, ``backup``, ``restore``: looking after the store's file."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from actionqueue.administer import restore as restore_store
+from actionqueue.cli.opening import open_store, store_path
+from actionqueue.cli.render import plain, print_json, size
+from actionqueue.cli.running import DONE, FAILED
+
+
+def verify(options: Namespace) -> int:
+    """Check everything; exit code 1 when something is wrong."""
+    progress = Progress()
+    try:
+        report = open_store(options).verify(progress=progress if sys.stderr.isatty() else None)
+    finally:
+        progress.end()
+    if options.json:
+        print_json(plain(report))
+    else:
+        print(report)
+    return DONE if report.ok else FAILED
+
+
+class Progress:
+    """A line on the terminal that says how far it is."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Say so, where it changed."""
+        line = f"checking the {phase}" + (f" {min(100, 100 * done // total)} %" if total else "")
+        if line != self._shown:
+            self._shown = line
+            print(f"\r\x1b[K{line} …", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def backup(options: Namespace) -> int:
+    """Copy the store."""
+    client = open_store(options)
+    path = client.backup(options.path)
+    bytes_count = path.stat().st_size
+    if options.json:
+        print_json({"backup": str(path), "bytes": bytes_count})
+    else:
+        print(f"copied {client.store} to {path} ({size(bytes_count)})")
+    return DONE
+
+
+def restore(options: Namespace) -> int:
+    """Bring a backup back."""
+    path = store_path(options)
+    aside = restore_store(Path(options.backup), path, force=options.force)
+    if options.json:
+        print_json({"store": str(path), "moved_aside": None if aside is None else str(aside)})
+        return DONE
+    if aside is not None:
+        print(f"the store that was there is now {aside}")
+    print(f"restored {path}; it opens paused, since work done after the backup may be repeated: actionqueue resume")
+    return DONE

@@ -1,0 +1,174 @@
+"""``show``: everything about one run, or one task."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import Any
+
+from actionqueue.cli.commands_read import progress_of, runs_table, took
+from actionqueue.cli.opening import find_id, open_store
+from actionqueue.cli.render import (
+    Column,
+    ago,
+    columns_of_terminal,
+    fields,
+    moment,
+    plain,
+    preview,
+    print_json,
+    span,
+    stored,
+    table,
+)
+from actionqueue.cli.running import DONE
+from actionqueue.core.errors import UnknownTask
+from actionqueue.core.ids import RunId, TaskId
+from actionqueue.records import AttemptRecord, Page, RunRecord, TaskRecord
+from actionqueue.store_client import StoreClient
+
+RUNS_SHOWN_MAX = 50
+
+
+def show(options: Namespace) -> int:
+    """A run or a task, by any unique ending of its id."""
+    client = open_store(options)
+    id = find_id(client, options.id)
+    if isinstance(id, RunId):
+        _show_run(client, id, as_json=options.json)
+    else:
+        _show_task(client, id, as_json=options.json)
+    return DONE
+
+
+def _show_run(client: StoreClient, id: RunId, *, as_json: bool) -> None:
+    run = client.get_run(id)
+    task, history = client.get_task(run.task_id), client.history(id)
+    payload, result = _payload(client, run.task_id), client.get_result(id)
+    if as_json:
+        print_json(
+            {
+                "run": plain(run), "task": plain(task), "history": plain(history),
+                **stored(payload, "payload"), **stored(result, "result"),
+            }
+        )  # fmt: skip
+        return
+    now, width = datetime.now(UTC), columns_of_terminal()
+    print(fields(_run_fields(run, task, payload, result, now), width))
+    if run.attempts:
+        print(f"\nattempts\n{_attempts_table(run, now, width)}")
+    columns = [Column("  WHEN"), Column("STATE"), Column("REASON", flexible=True)]
+    rows = [[f"  {moment(change.at)}", change.state, _said(change)] for change in history]
+    print(f"\nhistory\n{table(columns, rows, width)}")
+    failed = next((attempt for attempt in reversed(run.attempts) if attempt.error is not None), None)
+    if failed is not None and failed.error is not None and failed.error.traceback:
+        print(f"\nerror of attempt {failed.number}")
+        print("\n".join(f"  {_printable(line)}" for line in failed.error.traceback.rstrip().splitlines()))
+
+
+def _run_fields(
+    run: RunRecord, task: TaskRecord, payload: bytes | None, result: bytes | None, now: datetime
+) -> list[tuple[str, str | None]]:
+    queue = "" if run.queue == "default" else f" in queue {run.queue}"
+    tries = f"{run.attempt_count} ({run.failure_count} failures of at most {task.max_attempts}, {run.lost_count} lost)"
+    finished = run.finished_at
+    state = run.state if run.reason in ("", run.state) else f"{run.state} ({run.reason})"
+    waits = run.waiting_until
+    return [
+        ("run", str(run.id)),
+        ("task", str(run.task_id)),
+        ("handler", f"{run.handler}{queue}"),
+        ("state", state + (", asked to stop" if run.cancel_requested and run.state == "running" else "")),
+        ("waits", None if waits is None else f"until {moment(waits)} ({'due' if waits <= now else ago(waits, now)})"),
+        ("progress", None if run.progress is None else progress_of(run)),
+        ("attempts", tries),
+        ("priority", str(run.priority) if run.priority else None),
+        ("created", f"{moment(run.created_at)} ({ago(run.created_at, now)} ago)"),
+        ("scheduled", moment(run.scheduled_at) if run.scheduled_at > run.created_at else None),
+        ("started", None if run.started_at is None else moment(run.started_at)),
+        ("finished", None if finished is None else f"{moment(finished)} (took {took(run.started_at, finished, now)})"),
+        ("retry of", None if run.retry_of is None else f"{run.retry_of} (asked by {run.requested_by or 'someone'})"),
+        ("key", task.idempotency_key),
+        ("tags", ", ".join(task.tags) or None),
+        ("arguments", preview(payload)),
+        ("result", preview(result) if run.state == "completed" else None),
+    ]  # fmt: skip
+
+
+def _attempts_table(run: RunRecord, now: datetime, width: int | None) -> str:
+    columns = [
+        Column("  NO", right=True), Column("STARTED"), Column("TOOK", right=True), Column("OUTCOME"),
+        Column("RETRY", right=True), Column("ERROR", flexible=True),
+    ]  # fmt: skip
+    rows = []
+    for attempt in run.attempts:
+        retry = (
+            ""
+            if attempt.retry_at is None or attempt.finished_at is None
+            else span(attempt.retry_at - attempt.finished_at)
+        )
+        outcome = attempt.outcome or "running"
+        rows.append([
+            f"  {attempt.number}", moment(attempt.started_at), took(attempt.started_at, attempt.finished_at, now),
+            f"{outcome}, abandoned" if attempt.abandoned else outcome, retry and f"after {retry}",
+            _why(attempt),
+        ])  # fmt: skip
+    return table(columns, rows, width)
+
+
+def _why(attempt: AttemptRecord) -> str:
+    if attempt.error is not None:
+        return f"{attempt.error.kind}: {attempt.error.message}"
+    return "" if attempt.reason == attempt.outcome else attempt.reason
+
+
+def _said(change: Any) -> str:
+    return change.reason if change.attempt is None else f"{change.reason} (attempt {change.attempt})"
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in line)
+
+
+def _payload(client: StoreClient, task_id: TaskId) -> bytes | None:
+    try:
+        return client.get_payload(task_id)
+    except UnknownTask:
+        return None
+
+
+def _show_task(client: StoreClient, id: TaskId, *, as_json: bool) -> None:
+    task = client.get_task(id)
+    runs = client.runs(task=id, limit=1000 if as_json else RUNS_SHOWN_MAX)
+    payload = _payload(client, id)
+    if as_json:
+        print_json({"task": plain(task), "runs": plain(list(runs)), **stored(payload, "payload")})
+        return
+    now, width = datetime.now(UTC), columns_of_terminal()
+    print(fields(_task_fields(task, payload, now), width))
+    print(f"\nruns\n{runs_table(Page(list(runs), None), now)}")
+    if runs.next_cursor is not None:
+        print(f"… the newest {len(runs)} of {task.run_count}: actionqueue runs --task {id}")
+
+
+def _task_fields(task: TaskRecord, payload: bytes | None, now: datetime) -> list[tuple[str, str | None]]:
+    queue = "" if task.queue == "default" else f" in queue {task.queue}"
+    counts = [
+        (task.open_count, "open"), (task.completed_count, "completed"), (task.failed_count, "failed"),
+        (task.canceled_count, "canceled"),
+    ]  # fmt: skip
+    return [
+        ("task", str(task.id)),
+        ("handler", f"{task.handler}{queue}"),
+        ("runs", ", ".join(f"{count} {state}" for count, state in counts if count)),
+        ("attempts", f"at most {task.max_attempts} a run"),
+        ("priority", str(task.priority) if task.priority else None),
+        ("created", f"{moment(task.created_at)} ({ago(task.created_at, now)} ago)"),
+        ("finished", None if task.finished_at is None else moment(task.finished_at)),
+        ("canceled", None if task.canceled_at is None else moment(task.canceled_at)),
+        ("key", task.idempotency_key),
+        ("tags", ", ".join(task.tags) or None),
+        ("metadata", str(task.metadata) if task.metadata else None),
+        ("about", task.description),
+        ("arguments", preview(payload)),
+    ]

@@ -1,0 +1,226 @@
+"""Every command and option, as one table of declarations. Imports argparse and nothing of the package.
+
+A command is declared next to its options, with the function that does it as "module:function" of this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+TYPE_CHECKING = False  # typing itself takes long to import
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeAlias
+
+    Commands: TypeAlias = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - it has no public name
+
+DESCRIPTION = "A durable task queue on one file: submit, run, watch and repair."
+EPILOG = (
+    "An id may be given by any unique ending of six characters or more. Instants are ISO 8601 with a zone "
+    '("2026-11-24T09:00:00Z"), or an age ("15m", "2h": so long ago). '
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 store or connection."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Without abbreviations of options, which would break scripts when options are added."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Usage errors look like all others."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message} (usage)\n")
+
+
+def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
+    """(the command's function, its options); raises ``SystemExit`` after ``--help`` and for what is not valid."""
+    options = make_parser().parse_args(words)
+    return options.function, options
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(prog="actionqueue", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--store", metavar="PATH", default=None, help="the store (default: $ACTIONQUEUE_STORE)")
+    parser.add_argument("--json", action="store_true", help="stable JSON on stdout")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for declare in (_running, _submitting, _reading, _controlling, _keeping):
+        declare(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
+        from actionqueue.core.version import __version__
+
+        print(f"actionqueue {__version__}")
+        parser.exit(0)
+
+
+def _command(commands: Commands, name: str, function: str, what: str) -> Parser:
+    parser = commands.add_parser(name, help=what, description=what[:1].upper() + what[1:] + ".")
+    parser.set_defaults(function=function)
+    shared = parser.add_argument_group("shared")
+    # given before the command or after it; left out here, the one given before must stand
+    shared.add_argument(
+        "--store", metavar="PATH", default=argparse.SUPPRESS, help="the store (default: $ACTIONQUEUE_STORE)"
+    )
+    shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="stable JSON on stdout")
+    return parser
+
+
+def _running(commands: Commands) -> None:
+    _command(commands, "demo", "commands_run:demo", "see it work: a queue that is killed half way and loses nothing")
+    run = _command(
+        commands, "run", "commands_run:run", "run the queue of a program: be its engine until SIGTERM or SIGINT"
+    )
+    run.add_argument(
+        "queue",
+        metavar="MODULE[:QUEUE]",
+        help='where the ActionQueue is, such as app.jobs:queue (":queue" is the default)',
+    )
+    run.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import this too (it declares tasks); may be repeated",
+    )
+    run.add_argument(
+        "--wait-for-store", metavar="DURATION", nargs="?", const=True, default=False,
+        help="wait while another engine holds the store, for so long or (no DURATION) for ever",
+    )  # fmt: skip
+
+
+def _submitting(commands: Commands) -> None:
+    submit = _command(commands, "submit", "commands_submit:submit", "submit a task by its handler's name")
+    submit.add_argument("handler", metavar="HANDLER", help="the name it is registered under")
+    submit.add_argument(
+        "--args", metavar="JSON", default="{}", help='its arguments by name: \'{"name": "world"}\'; - reads stdin'
+    )
+    when = submit.add_mutually_exclusive_group()
+    when.add_argument("--delay", metavar="DURATION", help='start after that long ("15m")')
+    when.add_argument("--at", metavar="INSTANT", help="start at that instant")
+    submit.add_argument("--queue", help="the queue (default: what the handler declares)")
+    submit.add_argument("--priority", type=int, help="larger first")
+    submit.add_argument("--key", help="idempotency key: the same key and content submit one task")
+    submit.add_argument("--tag", action="append", default=[], help="a tag; may be repeated")
+    submit.add_argument("--expires", metavar="DURATION", help="cancel it when it has not started by then")
+    submit.add_argument("--max-attempts", type=int, metavar="N", help="how often it is tried at most")
+    submit.add_argument(
+        "--wait", metavar="DURATION", nargs="?", const=True, default=None,
+        help="wait for its result and print it, for so long or (no DURATION) for ever",
+    )  # fmt: skip
+
+
+def _reading(commands: Commands) -> None:
+    tasks = _command(commands, "tasks", "commands_read:tasks", "list tasks, newest first")
+    _filters(tasks, "task", "handler", "queue", "key", "since", "until")
+    _paged(tasks)
+    runs = _command(commands, "runs", "commands_read:runs", "list runs, newest first")
+    _filters(runs, *FILTERS)
+    _paged(runs)
+    runs.add_argument(
+        "--refused", action="store_true", help="list the commands of other processes that were refused instead"
+    )
+    runs.add_argument("--watch", metavar="SECONDS", nargs="?", type=float, const=2.0, help="list again and again")
+    show = _command(
+        commands, "show", "commands_show:show", "show a run or a task: attempts, history, arguments, result"
+    )
+    show.add_argument("id", metavar="ID", help="of a run or a task")
+    _command(commands, "stats", "commands_read:stats", "count runs by state, and say who the engine is")
+    top = _command(commands, "top", "top:top", "watch the queue live")
+    top.add_argument("--once", action="store_true", help="print one frame and end")
+    top.add_argument("--interval", metavar="SECONDS", type=float, default=1.0, help="between two frames (default: 1)")
+
+
+def _controlling(commands: Commands) -> None:
+    cancel = _command(commands, "cancel", "commands_control:cancel", "cancel runs or tasks, by id or by filter")
+    _bulk(cancel)
+    cancel.add_argument(
+        "--how", choices=("cancel", "kill", "abandon"), default="cancel",
+        help="ask running code to stop (default), end it by force, or drop the grant whatever it does",
+    )  # fmt: skip
+    retry = _command(commands, "retry", "commands_control:retry", "retry failed (or canceled) runs, by id or by filter")
+    _bulk(retry)
+    for name, what in (
+        ("pause", "start nothing of a queue, of a handler, or of all"),
+        ("resume", "lift a pause"),
+    ):
+        parser = _command(commands, name, f"commands_control:{name}", what)
+        scope = parser.add_mutually_exclusive_group()
+        scope.add_argument("--queue", help="only this queue")
+        scope.add_argument("--handler", help="only this handler")
+        if name == "resume":
+            scope.add_argument("--clock", action="store_true", help="vouch for the clock after it was set")
+    prune = _command(
+        commands, "prune", "commands_control:prune", "delete what finished long ago, and the log's beginning"
+    )
+    prune.add_argument("--before", metavar="INSTANT", help='tasks finished before it; or an age ("30d")')
+    prune.add_argument("--log-before", metavar="INSTANT", help='log before it; or an age ("7d")')
+
+
+def _keeping(commands: Commands) -> None:
+    _command(
+        commands,
+        "verify",
+        "commands_keep:verify",
+        "check every byte of the store, and that its log leads to its tables",
+    )
+    backup = _command(commands, "backup", "commands_keep:backup", "copy the store to a new file while it is in use")
+    backup.add_argument("path", metavar="PATH", help="the new file")
+    restore = _command(
+        commands, "restore", "commands_keep:restore", "make the store what a backup holds; it opens paused"
+    )
+    restore.add_argument("backup", metavar="BACKUP", help="the backup, which stays as it is")
+    restore.add_argument("--force", action="store_true", help="move a store that is there aside")
+
+
+FILTERS = ("state", "task", "handler", "queue", "tag", "key", "since", "until", "error", "text")
+_FILTER_HELP = {
+    "state": "in this state; may be repeated",
+    "task": "of this task (an id)",
+    "handler": "of this handler",
+    "queue": "of this queue",
+    "tag": "with this tag",
+    "key": "with this idempotency key",
+    "since": "created at this instant or later; or an age",
+    "until": "created before this instant; or an age",
+    "error": "that failed with this kind of error",
+    "text": "with this text in the error or the handler's name (needs --since)",
+}
+
+
+def _filters(parser: Parser, *names: str) -> None:
+    group = parser.add_argument_group("filters (all must hold)")
+    for name in names:
+        group.add_argument(f"--{name}", action="append" if name == "state" else "store", help=_FILTER_HELP[name])
+
+
+def _paged(parser: Parser) -> None:
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=None,
+        metavar="N",
+        help="at most so many, 1 to 1000 (default: 100, 20 on a terminal)",
+    )
+    parser.add_argument("--cursor", metavar="ID", help="go on after this one (next_cursor of a page)")
+
+
+def _bulk(parser: Parser) -> None:
+    parser.add_argument("ids", metavar="ID", nargs="*", help="of runs or tasks")
+    _filters(parser, *FILTERS)
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="at most so many (default: all that fit)")
+    parser.add_argument("--dry-run", action="store_true", help="only count")
+
+
+def store_of(options: argparse.Namespace) -> str | None:
+    """The store that was named, on the command line or in the environment."""
+    return options.store or os.environ.get("ACTIONQUEUE_STORE") or None
