@@ -18,14 +18,23 @@ def redraw(draw: Callable[[datetime], str], interval_s: float, frames: int | Non
 
     An interrupt is noted and looked at between two frames: raised in the middle of one it could be lost.
     """
+
+    def show(drawn: int) -> None:
+        _print_frame(draw(datetime.now(UTC)), frames, drawn)
+
+    repeat(show, interval_s, frames)
+
+
+def repeat(show: Callable[[int], None], interval_s: float, times: int | None) -> None:
+    """Call ``show`` with 0, 1, 2, … every ``interval_s`` seconds, ``times`` times or (None) until interrupted."""
     interrupts: list[int] = []
     previous = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
-        drawn = 0
-        while not interrupts and (frames is None or drawn < frames):
-            _print_frame(draw(datetime.now(UTC)), frames, drawn)
-            drawn += 1
-            if drawn != frames:
+        shown = 0
+        while not interrupts and (times is None or shown < times):
+            show(shown)
+            shown += 1
+            if shown != times:
                 _pause(max(0.1, interval_s), interrupts)
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from actionqueue.cli.commands_read import slots_of
-from actionqueue.cli.live import redraw
+from actionqueue.cli.live import redraw, repeat
 from actionqueue.cli.opening import open_store
 from actionqueue.cli.render import Column, ago, columns_of_terminal, counted, cut, plain, print_json, table
 from actionqueue.cli.running import DONE
@@ -27,13 +27,11 @@ def top(options: Namespace) -> int:
     client = open_store(options)
     look = Look(client)
     time.sleep(FIRST_SAMPLE_S)
+    times = 1 if options.once else None
     if options.json:
-        while True:
-            print_json(look.facts(look.take()))
-            if options.once:
-                return DONE
-            time.sleep(max(0.1, options.interval))
-    redraw(lambda now: look.frame(look.take(), now), options.interval, 1 if options.once else None)
+        repeat(lambda _: print_json(look.facts(look.take())), options.interval, times)
+    else:
+        redraw(lambda now: look.frame(look.take(), now), options.interval, times)
     return DONE
 
 
