@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.epochs import Declare, Prune
 from actionqueue.core.errors import ActionQueueError
-from actionqueue.core.places import Where
+from actionqueue.core.reasons import Where
 from actionqueue.core.retry import Delays
 from actionqueue.core.spec import TaskOptions
 from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output

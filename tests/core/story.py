@@ -41,8 +41,9 @@ from actionqueue.core.epochs import Close
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.ids import IdSource
 from actionqueue.core.instants import parse_duration_us
+from actionqueue.core.lanes import Slots
 from actionqueue.core.machine import Command, Event, Machine
-from actionqueue.core.places import Reason, Slots, Where
+from actionqueue.core.reasons import Reason, Where
 from actionqueue.core.retry import AttemptTerms, Backoff, Delays, Exponential, Fixed
 from actionqueue.core.rows import (
     Row,
@@ -194,7 +195,7 @@ class Story:
         """Move the clock, stopping at every wake-up the core asks for."""
         until = self.now + us
         while not self.down and (at := self.state.places.next_timer()) is not None and at <= until:
-            assert at > self.now or self.state.places.expiry_suspended, "what is due has been dealt with"
+            assert at > self.now or self.state.places.timers.suspended, "what is due has been dealt with"
             self.now = max(at, self.now)
             self.settle()
         self.now = until
@@ -302,10 +303,10 @@ class Story:
         assert state.tasks_total == len({run.task_id_bytes for run in self.seen.values()})
         waiting = [run for run in state.runs.values() if run.where is Where.TIMER]
         wakes = [] if places.engine_pause is not None else [run.until for run in waiting]
-        if not places.expiry_suspended:
+        if not places.timers.suspended:
             wakes += [
                 entry[0]
-                for entry in places.expiries
+                for entry in places.timers.deadlines
                 if entry[2].where is not Where.NOWHERE and not entry[2].attempt_count
             ]
         assert places.next_timer() == min(wakes, default=None), "the next wake-up is the earliest needed"

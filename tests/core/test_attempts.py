@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, Progress, RunsPromoted
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission, StaleReport
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
-from actionqueue.core.places import ArgumentsMisfit, HandlerMissing, TakesItsTurn, Where
+from actionqueue.core.reasons import ArgumentsMisfit, HandlerMissing, TakesItsTurn, Where
 from actionqueue.core.retry import (
     DEFAULT_BACKOFF,
     DEFAULT_TERMS,
@@ -520,7 +520,7 @@ def test_a_run_whose_arguments_do_not_fit_waits_for_another_handler() -> None:
     """SEMANTICS section 5: blocked on the handler with reason ``arguments``, not failed."""
     story = play("submit a attempts=1\nfinish a misfit\nexpect a ready reason=arguments failures=0 place=misfit")
     assert story.reason("a") == ArgumentsMisfit("h")
-    assert story.state.places.blocked_count() == 1
+    assert story.state.places.blocked_count(story.state.counts[1]) == 1
 
     story.play("""
         tick 1h

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from actionqueue.core.check import check, fingerprint
-from actionqueue.core.places import Lane, Where
+from actionqueue.core.lanes import Lane
+from actionqueue.core.reasons import Where
 from actionqueue.core.run import RunState
 from actionqueue.core.state import CancelMark, Lineage, PauseMark, Run, State
 from tests.core.story import SECOND, START, Story, play
@@ -118,9 +119,11 @@ OF_TASKS: dict[str, tuple[Damage, str]] = {
 }
 
 OF_LANES: dict[str, tuple[Damage, str]] = {
-    "an entry lost": (lambda s: lane(s, "line").heap.clear(), "runs wait in it"),
-    "a miscount": (lambda s: setattr(lane(s, "line"), "ready", 7), "runs wait in it"),
-    "a heap out of order": (lambda s: lane(s, "line").heap.append((-99, 1, s.run("line"))), "its heap is out of order"),
+    "an entry lost": (lambda s: lane(s, "line").ready.clear(), "runs wait in it"),
+    "a miscount": (lambda s: setattr(lane(s, "line").ready, "count", 7), "7 are counted"),
+    "a link cut": (lambda s: setattr(s.run("line"), "before", s.run("held")), "not linked in order"),
+    "a rank too many": (lambda s: lane(s, "line").ready._ranks.append(-99), "not those of its levels"),
+    "tasks of its own": (lambda s: setattr(lane(s, "line"), "tasks", 9), "9 are counted"),
     "a held run not kept": (lambda s: lane(s, "held").held.clear(), "HELD runs are not those it keeps"),
     "a misfit not kept": (lambda s: lane(s, "misfit").misfits.clear(), "MISFIT runs are not those it keeps"),
     "held under no pause": (lambda s: setattr(lane(s, "held"), "pause", None), "under no pause"),
@@ -146,10 +149,13 @@ OF_THE_REST: dict[str, tuple[Damage, str]] = {
     "a run without its slot": (lambda s: s.state.places.queues["full"].running.clear(), "without a slot of its queue"),
     "too many slots taken": (lambda s: setattr(s.state.places.queues["full"], "capacity", 0), "slots are taken of 0"),
     "an executor's slot lost": (lambda s: s.state.places.executors["main"].running.clear(), "holds slots of []"),
-    "a timer lost": (lambda s: s.state.places.timers.clear(), "no timer will wake it"),
-    "timers miscounted": (lambda s: setattr(s.state.places, "timed", 77), "77 are counted"),
-    "timers out of order": (lambda s: s.state.places.timers.append((0, 0, s.run("line"))), "timers is out of order"),
-    "a deadline lost": (lambda s: s.state.places.expiries.clear(), "its deadline to start is not watched"),
+    "a timer lost": (lambda s: s.state.places.timers.due_at.clear(), "no timer will wake it"),
+    "timers miscounted": (lambda s: setattr(s.state.places.timers, "waiting", 77), "77 are counted"),
+    "timers out of order": (
+        lambda s: s.state.places.timers.due_at.append((0, 0, s.run("line"))),
+        "timers is out of order",
+    ),
+    "a deadline lost": (lambda s: s.state.places.timers.deadlines.clear(), "its deadline to start is not watched"),
     "one set aside and forgotten": (lambda s: s.state.places.quarantined.clear(), "set aside"),
     "one set aside for nobody": (lambda s: s.state.places.on_trial.clear(), "on trial"),
     "none on trial": (lambda s: setattr(s.run("suspect"), "lost_streak", 0), "none is on trial"),

@@ -30,7 +30,7 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.machine import DUE_RUNS_PER_STEP_MAX, Event, Machine
-from actionqueue.core.places import Where
+from actionqueue.core.reasons import Where
 from actionqueue.core.spec import PRIORITY_MAX, PRIORITY_MIN
 from actionqueue.core.state import CancelMark, Outcome
 from actionqueue.core.submission import RunAdded, Submit
@@ -650,11 +650,11 @@ def test_more_runs_fall_due_at_once_than_one_step_takes() -> None:
 
 def test_no_deadline_passes_while_the_clock_is_in_doubt() -> None:
     story = play("submit a delay=30s expires=5s\nsubmit b delay=20s")
-    story.state.places.expiry_suspended = True
+    story.state.places.timers.suspended = True
 
     assert story.state.places.next_timer() == START + 20 * SECOND
     story.play("tick 10s\nexpect a scheduled")
-    story.state.places.expiry_suspended = False
+    story.state.places.timers.suspended = False
     story.play("jump 0s\nexpect a canceled reason=expired")
 
 

@@ -12,19 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actionqueue.core import places as places_module
+from actionqueue.core import ready as ready_module
+from actionqueue.core import timers as timers_module
 from actionqueue.core.control import Pause, Resume
-from actionqueue.core.places import (
+from actionqueue.core.places import Places
+from actionqueue.core.ready import ReadyRuns
+from actionqueue.core.reasons import (
     AheadInLine,
     ArgumentsMisfit,
     HandlerMissing,
     InProgress,
     NoFreeSlot,
     NotYetDue,
-    Places,
     TakesItsTurn,
     Where,
 )
-from actionqueue.core.places import Paused as PausedReason
+from actionqueue.core.reasons import Paused as PausedReason
 from actionqueue.core.retry import DEFAULT_TERMS
 from actionqueue.core.state import Outcome
 from actionqueue.core.submission import Submit
@@ -392,10 +395,10 @@ def test_a_handler_needs_an_executor_that_has_slots() -> None:
 
 
 class Counting:
-    """Stands in for the heap functions of ``places`` and counts the entries they touch."""
+    """Stands in for what touches entries of the places' heaps and lines, and counts the entries."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pushes = self.pops = 0
+        self.pushes = self.pops = self.lines = 0
         push, pop = places_module.heappush, places_module.heappop
 
         def heappush(heap: list[Any], entry: Any) -> None:
@@ -406,8 +409,22 @@ class Counting:
             self.pops += 1
             return pop(heap)
 
-        monkeypatch.setattr(places_module, "heappush", heappush)
-        monkeypatch.setattr(places_module, "heappop", heappop)
+        for module in (places_module, ready_module, timers_module):
+            monkeypatch.setattr(module, "heappush", heappush)
+            monkeypatch.setattr(module, "heappop", heappop)
+        for name in ("add", "remove", "head", "bound_after", "__iter__"):
+            monkeypatch.setattr(ReadyRuns, name, self._counted(getattr(ReadyRuns, name)))
+
+    def _counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(line: ReadyRuns, *args: Any) -> Any:
+            self.lines += 1 if method.__name__ != "__iter__" else line.count
+            return method(line, *args)
+
+        return counted
+
+    @property
+    def touched(self) -> tuple[int, int, int]:
+        return self.pushes, self.pops, self.lines
 
 
 def blocked_on(what: str, count: int) -> Story:
@@ -454,10 +471,10 @@ def test_ten_thousand_blocked_runs_cost_the_dispatch_of_an_unrelated_one_nothing
             story.advance(10 * SECOND)
             story.finish("a")
         assert len(story.state.runs) == count
-        touched.append((counting.pushes, counting.pops))
+        touched.append(counting.touched)
 
     assert touched[0] == touched[1]
-    assert touched[0] != (0, 0)
+    assert touched[0] != (0, 0, 0)
 
 
 def test_a_pause_of_ten_thousand_ready_runs_costs_no_more_than_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +486,7 @@ def test_a_pause_of_ten_thousand_ready_runs_costs_no_more_than_of_one(monkeypatc
             counting = Counting(patched)
             story.perform(Pause("queue", "default"))
             story.perform(Resume("queue", "default"))
-        touched.append((counting.pushes, counting.pops))
+        touched.append(counting.touched)
 
     assert touched[0] == touched[1]
 
@@ -489,8 +506,8 @@ def heap_sizes(story: Story) -> int:
     """Entries in all heaps."""
     places = story.state.places
     slots = [places.open, *places.queues.values(), *places.executors.values()]
-    lanes = sum(len(lane.heap) for lane in places.lanes.values())
-    return len(places.timers) + len(places.expiries) + lanes + sum(len(each.waiting) for each in slots)
+    lanes = sum(len(level.early) for lane in places.lanes.values() for level in lane.ready._levels.values())
+    return len(places.timers.due_at) + len(places.timers.deadlines) + lanes + sum(len(each.waiting) for each in slots)
 
 
 def test_what_has_ended_leaves_every_heap() -> None:
@@ -550,7 +567,7 @@ def test_each_place_says_what_a_run_waits_for() -> None:
     assert story.reason("nobody") == HandlerMissing("missing")
     assert story.reason("slot") == NoFreeSlot("queue", "full", 0, ())
     assert story.reason("paused") == PausedReason("queue", "paused", START, "me")
-    assert story.state.places.blocked_count() == 5
+    assert story.state.places.blocked_count(story.state.counts[1]) == 5
 
     story.play("finish running failed\npause engine by=you")
     assert story.reason("running") == NotYetDue(START + 10 * SECOND, backing_off=True)
@@ -558,7 +575,7 @@ def test_each_place_says_what_a_run_waits_for() -> None:
     assert story.reason("later") == NotYetDue(START + 5 * SECOND, backing_off=False)
     story.play("tick 5s")
     assert story.reason("later") == PausedReason("engine", "", START, "you")
-    assert story.state.places.blocked_count() == 4, "line1 runs; later is not ready"
+    assert story.state.places.blocked_count(story.state.counts[1]) == 4, "line1 runs; later is not ready"
     story.play("finish line1 completed")
     assert story.reason("line1") is None
 
@@ -579,7 +596,7 @@ def test_the_reasons_of_what_is_set_aside_and_of_what_does_not_fit() -> None:
 
     assert story.reason("b") == TakesItsTurn(story.id("a"))
     assert story.reason("c") == ArgumentsMisfit("h")
-    assert story.state.places.blocked_count() == 2
+    assert story.state.places.blocked_count(story.state.counts[1]) == 2
 
 
 # --- the next wake-up ----------------------------------------------------------------------------------------------
@@ -612,7 +629,7 @@ def test_a_disposed_state_lets_go_of_everything() -> None:
     assert not state.runs
     assert not state.tasks
     assert not state.places.lanes
-    assert not state.places.timers
+    assert not state.places.timers.due_at
     assert not any(slots.running for slots in state.places.queues.values())
 
 

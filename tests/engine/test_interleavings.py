@@ -16,7 +16,7 @@ from actionqueue.core.errors import (
     UnknownTask,
 )
 from actionqueue.core.ids import RunId, fresh_id_bytes
-from actionqueue.core.places import Where
+from actionqueue.core.reasons import Where
 from actionqueue.core.run import RunState
 from actionqueue.core.state import COMPLETED, FAILED, ErrorInfo, Outcome
 from actionqueue.core.submission import RetryRun, Submit

@@ -39,9 +39,9 @@ def sizes(state: State) -> dict[str, int]:
         "tasks": len(state.tasks),
         "touched runs": len(state.dirty_runs),
         "touched tasks": len(state.dirty_tasks),
-        "lines": sum(len(lane.heap) for lane in places.lanes.values()),
-        "timers": len(places.timers),
-        "deadlines": len(places.expiries),
+        "lines": sum(lane.ready.count for lane in places.lanes.values()),
+        "timers": len(places.timers.due_at),
+        "deadlines": len(places.timers.deadlines),
         "slots": sum(len(each.running) for each in slots),
     }
 

@@ -350,6 +350,7 @@ def end_run(state: State, run: Run, to: int, at: int) -> None:
     if task.head is None:
         task.finished_at = at
         del state.tasks[task.id]
+        state.places.let_go(task.lane)
         state.recent[task.id] = state.last_seq
         if task.extra is not NO_EXTRA and task.extra.key is not None:
             state.recent[task.extra.key] = state.last_seq

@@ -17,7 +17,9 @@ from hashlib import blake2b
 
 from msgspec import msgpack
 
-from actionqueue.core.places import Lane, Places, Slots, Where
+from actionqueue.core.lanes import Lane, Slots
+from actionqueue.core.places import Places
+from actionqueue.core.reasons import Where
 from actionqueue.core.retry import DEFAULT_TERMS
 from actionqueue.core.state import (
     CODE_OF,
@@ -190,11 +192,13 @@ def _named(lane: Lane) -> str:
 def _lane_problems(state: State, names: tuple[str, str], lane: Lane, mine: list[Run]) -> Iterator[str]:
     places = state.places
     waiting = {(-run.effective_priority, run.order): run for run in mine if run.where is Where.LANE}
-    listed = {entry[:2] for entry in lane.heap if waiting.get(entry[:2]) is entry[2]}
-    if listed != set(waiting) or lane.ready != len(waiting):
-        yield f"{len(waiting)} runs wait in it; it counts {lane.ready} and lists {len(listed)}"
-    if any(lane.heap[n] < lane.heap[(n - 1) // 2] for n in range(1, len(lane.heap))):
-        yield "its heap is out of order"
+    listed = {(-run.effective_priority, run.order) for run in lane.ready}
+    if listed != set(waiting) or lane.ready.count != len(waiting):
+        yield f"{len(waiting)} runs wait in it; it counts {lane.ready.count} and lists {len(listed)}"
+    yield from lane.ready.problems()
+    tasks = sum(task.lane is lane for task in state.tasks.values())
+    if lane.tasks != tasks:
+        yield f"{tasks} tasks are in it, {lane.tasks} are counted"
     for held, where in ((lane.held, Where.HELD), (lane.misfits, Where.MISFIT)):
         if held != {run.id_bytes: run for run in mine if run.where is where}:
             yield f"its {where.name} runs are not those it keeps"
@@ -245,12 +249,12 @@ def _slots_problems(state: State, slots: Slots, lowered: Collection[str]) -> Ite
 def _places_problems(state: State) -> Iterator[str]:
     places, runs = state.places, state.runs
     timed = {(run.until, run_id) for run_id, run in runs.items() if run.where is Where.TIMER}
-    missing = timed - {(entry[0], entry[2].id_bytes) for entry in places.timers}
+    missing = timed - {(entry[0], entry[2].id_bytes) for entry in places.timers.due_at}
     for _, run_id in missing:
         yield f"run {run_id.hex()}: no timer will wake it"
-    if places.timed != len(timed):
-        yield f"{len(timed)} runs wait for an instant, {places.timed} are counted"
-    for name, heap in (("timers", places.timers), ("expiries", places.expiries)):
+    if places.timers.waiting != len(timed):
+        yield f"{len(timed)} runs wait for an instant, {places.timers.waiting} are counted"
+    for name, heap in (("timers", places.timers.due_at), ("deadlines", places.timers.deadlines)):
         if any(heap[n] < heap[(n - 1) // 2] for n in range(1, len(heap))):
             yield f"the heap of {name} is out of order"
     aside = {run_id: run for run_id, run in runs.items() if run.where is Where.QUARANTINE}
@@ -261,7 +265,7 @@ def _places_problems(state: State) -> Iterator[str]:
         yield "runs are set aside, and none is on trial"
     if places.engine_pause != state.pauses.get(("engine", "")):
         yield "the engine's pause is not the one in force"
-    watched = {(entry[0], entry[2].id_bytes) for entry in places.expiries}
+    watched = {(entry[0], entry[2].id_bytes) for entry in places.timers.deadlines}
     for run_id, run in runs.items():
         expires_at = run.task.extra.expires_at
         may_expire = expires_at is not None and run.attempt_count == 0 and run.lineage is None

@@ -23,7 +23,7 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
-from actionqueue.core.places import Where
+from actionqueue.core.reasons import Where
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import PRIORITY_MAX, PRIORITY_MIN, text_problem
 from actionqueue.core.state import (

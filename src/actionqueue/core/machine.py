@@ -172,7 +172,7 @@ class Machine:
 
     def _expire(self, now: int, events: list[Event]) -> bool:
         """Cancel what was not started by its deadline, before anything starts. True when there may be more."""
-        expired = self.state.places.expired(now, DUE_RUNS_PER_STEP_MAX)
+        expired = self.state.places.timers.take_expired(now, DUE_RUNS_PER_STEP_MAX)
         for event in control.decide_expired(expired, now):
             self.apply(event)
             events.append(event)

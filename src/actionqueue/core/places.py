@@ -3,9 +3,9 @@
 Every live run is in exactly one place, and the place names what it waits for:
 
 =============  ================================================================================================
-``TIMER``      Scheduled or RetryWait, until an instant: in the ``timers`` heap
+``TIMER``      Scheduled or RetryWait, until an instant: in ``timers``
 ``HELD``       due, but under a pause: in its lane's ``held`` list, still Scheduled or RetryWait
-``LANE``       Ready, in its lane's heap, ordered by (priority, first ready)
+``LANE``       Ready, in its lane's ``ready``, ordered by (priority, first ready)
 ``MISFIT``     Ready; its stored arguments do not fit the registered handler: in its lane's ``misfits``
 ``QUARANTINE`` Ready; live in two crashes in a row, and set aside when it came up while another such run was running
 ``RUNNING``    an attempt is open
@@ -19,150 +19,40 @@ missing handler until that changes. When slots free up, the best waiting lane is
 by something else, the next one is (``_wake``). So after ``next_run`` returned None: no free slot has a lane waiting
 for it. A lane queues by its best run; when that one leaves, the lane's entry stays, better than it should be, and is
 put right when it surfaces. It is never worse than its best run.
-
-Heaps drop outdated entries when they surface, and are rebuilt when more than half of one is outdated.
 """
 
 from __future__ import annotations
 
-import enum
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from actionqueue.core.lanes import Lane, Slots
+from actionqueue.core.ready import Key
+from actionqueue.core.reasons import (
+    AheadInLine,
+    ArgumentsMisfit,
+    HandlerMissing,
+    InProgress,
+    NoFreeSlot,
+    NotYetDue,
+    Paused,
+    Reason,
+    TakesItsTurn,
+    Where,
+)
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.run import RunState
+from actionqueue.core.timers import Timers
 
 if TYPE_CHECKING:
     from actionqueue.core.state import PauseMark, Run
 
-READY = RunState.READY
-
-
-class Where(enum.Enum):
-    """The kinds of place; the value is for rows and reprs."""
-
-    NOWHERE = 0
-    TIMER = 1
-    HELD = 2
-    LANE = 3
-    MISFIT = 4
-    QUARANTINE = 5
-    RUNNING = 6
-
-
-# --- typed reasons: what explain renders ------------------------------------------------------------------------
-
-
-class NotYetDue(Struct, frozen=True, tag=True):
-    """Scheduled, or backing off, until an instant."""
-
-    until: int
-    backing_off: bool
-
-
-class Paused(Struct, frozen=True, tag=True):
-    """Under a pause; released by resuming the same scope."""
-
-    scope: str
-    name: str
-    at: int
-    by: str
-
-
-class HandlerMissing(Struct, frozen=True, tag=True):
-    """No handler of this name is registered with the engine."""
-
-    handler: str
-
-
-class ArgumentsMisfit(Struct, frozen=True, tag=True):
-    """The stored arguments do not fit the registered handler; released by registering one they fit."""
-
-    handler: str
-
-
-class NoFreeSlot(Struct, frozen=True, tag=True):
-    """A queue's or an executor's slots are all taken, by these runs."""
-
-    kind: str
-    name: str
-    capacity: int
-    holders: tuple[bytes, ...]
-
-
-class TakesItsTurn(Struct, frozen=True, tag=True):
-    """Was live in two crashes in a row; starts when the one before it has ended."""
-
-    holder: bytes | None
-
-
-class AheadInLine(Struct, frozen=True, tag=True):
-    """Nothing blocks it; ``ahead`` runs of its lane go first."""
-
-    ahead: int
-
-
-class InProgress(Struct, frozen=True, tag=True):
-    """An attempt is running since ``since``."""
-
-    attempt_id: bytes
-    since: int
-
-
-Reason = NotYetDue | Paused | HandlerMissing | ArgumentsMisfit | NoFreeSlot | TakesItsTurn | AheadInLine | InProgress
-
-
-# --- lanes and slots --------------------------------------------------------------------------------------------
-
-
-class Slots(Struct, eq=False):
-    """Something of which only so many runs may have one at a time: a queue or an executor.
-
-    ``running`` is the holders themselves, never a count kept beside them. ``capacity`` None is unlimited.
-    """
-
-    kind: str
-    name: str
-    capacity: int | None = None
-    running: dict[bytes, Run] = field(default_factory=dict)
-    waiting: list[tuple[int, int, int, Lane]] = field(default_factory=list)
-
-    @property
-    def free(self) -> bool:
-        """Whether one more run may take a slot."""
-        return self.capacity is None or len(self.running) < self.capacity
-
-
-class Lane(Struct, eq=False):
-    """The Ready runs of one handler in one queue."""
-
-    handler: str
-    queue: Slots
-    named: bytes
-    """Handler and queue as the checksums of rows cover them."""
-    executor: Slots | None = None
-    terms: AttemptTerms | None = None
-    pause: PauseMark | None = None
-    heap: list[tuple[int, int, Run]] = field(default_factory=list)
-    ready: int = 0
-    held: dict[bytes, Run] = field(default_factory=dict)
-    misfits: dict[bytes, Run] = field(default_factory=dict)
-    unfit: set[bytes] = field(default_factory=set)
-    """Runs that reported misfitting arguments since the handler was registered, until they are Ready again."""
-    outdated: set[bytes] = field(default_factory=set)
-    """Runs that were running when the handler was registered again: what they report of arguments is of the old one."""
-    spot: Slots | None = None
-    key: tuple[int, int] = (0, 0)
-    woken_by: Slots | None = None
-
-    def note_misfit(self, run_id: bytes) -> None:
-        """A run reported that its arguments do not fit: it waits for another handler, unless there is one already."""
-        if run_id in self.outdated:
-            self.outdated.discard(run_id)
-        else:
-            self.unfit.add(run_id)
+LANES_KEPT = 256
+"""Lanes without live tasks are kept up to this number, and forgotten beyond it: an application may name many queues."""
+PUTS_BEFORE_TRIM = 64
+"""Entries pushed for each two lanes before the heaps of lanes are looked through for outdated ones."""
 
 
 class Places(Struct, eq=False):
@@ -174,16 +64,13 @@ class Places(Struct, eq=False):
     handlers: dict[str, tuple[str, AttemptTerms]] = field(default_factory=dict)
     """Facts of this process: the executor and terms of each registered handler."""
     open: Slots = field(default_factory=lambda: Slots("open", "open"))
-    timers: list[tuple[int, int, Run]] = field(default_factory=list)
-    timed: int = 0
-    expiries: list[tuple[int, int, Run]] = field(default_factory=list)
+    timers: Timers = field(default_factory=Timers)
     quarantined: dict[bytes, Run] = field(default_factory=dict)
     on_trial: dict[bytes, Run] = field(default_factory=dict)
     """The run that was live in two crashes in a row and is running now: at most one at a time."""
     engine_pause: PauseMark | None = None
-    expiry_suspended: bool = False
-    """Set while the clock cannot be trusted: no deadline to start passes."""
     _serial: int = 0
+    _puts: int = 0
     _chain: Slots | None = None
     _alone: Lane | None = None
     """Between two calls of ``next_run``: the lane just started from, kept out of ``open`` while no other is there."""
@@ -228,9 +115,27 @@ class Places(Struct, eq=False):
         """The lane of that handler in that queue, made on first use."""
         lane = self.lanes.get((queue, handler))
         if lane is None:
-            lane = self.lanes[queue, handler] = Lane(handler, self.queue(queue), f"{handler}\0{queue}".encode())
+            slots = self.queue(queue)
+            slots.lanes += 1
+            lane = self.lanes[queue, handler] = Lane(handler, slots, f"{handler}\0{queue}".encode())
             self._equip(lane)
         return lane
+
+    def let_go(self, lane: Lane) -> None:
+        """A task of ``lane`` is live no more. Without any, the lane is forgotten where there are many."""
+        lane.tasks -= 1
+        if lane.tasks or len(self.lanes) <= LANES_KEPT:
+            return
+        queue, woken_by = lane.queue, lane.woken_by
+        del self.lanes[queue.name, lane.handler]
+        lane.spot = lane.woken_by = None
+        if self._alone is lane:
+            self._alone = None
+        queue.lanes -= 1
+        if not queue.lanes and queue.capacity is None:
+            del self.queues[queue.name]
+        if woken_by is not None:
+            self._wake(woken_by)
 
     def _equip(self, lane: Lane) -> None:
         known = self.handlers.get(lane.handler)
@@ -243,46 +148,29 @@ class Places(Struct, eq=False):
     def enter_timer(self, run: Run, until: int) -> None:
         """``run`` waits for an instant."""
         run.where, run.until = Where.TIMER, until
-        self._serial += 1
-        self.timed += 1
-        heappush(self.timers, (until, self._serial, run))
-
-    def watch_expiry(self, run: Run, expires_at: int) -> None:
-        """Remember the deadline to start of ``run``."""
-        self._serial += 1
-        heappush(self.expiries, (expires_at, self._serial, run))
+        self.timers.add(run, until)
 
     def enter_lane(self, run: Run) -> None:
         """``run`` is Ready: it queues by priority, then by its order, in its lane."""
         lane = run.task.lane
         run.where = Where.LANE
-        key = (-run._effective_priority, run.order)  # noqa: SLF001 - the hot path; Run is a RunInstance
-        heappush(lane.heap, (key[0], key[1], run))
-        lane.ready += 1
+        ready = lane.ready
+        key = ready.add(run)
         spot = lane.spot
         if spot is None:
-            if lane.ready == 1:
+            if ready.count == 1:
                 self._put(lane, self.open, key)
         elif key < lane.key:
             self._put(lane, spot, key)
 
     def leave(self, run: Run) -> None:
-        """Take ``run`` out of whatever place it is in; its heap entries become outdated."""
+        """Take ``run`` out of whatever place it is in."""
         where = run.where
         run.where = Where.NOWHERE
         if where is Where.LANE:
-            lane = run.task.lane
-            lane.ready -= 1
-            if lane.heap[0][2] is run:
-                heappop(lane.heap)
-            elif len(lane.heap) > 64 + 2 * lane.ready:
-                lane.heap = [entry for entry in lane.heap if _is_current(entry)]
-                heapify(lane.heap)
+            run.task.lane.ready.remove(run)
         elif where is Where.TIMER:
-            self.timed -= 1
-            if len(self.timers) > 64 + 2 * self.timed:
-                self.timers = [entry for entry in self.timers if _is_timed(entry)]
-                heapify(self.timers)
+            self.timers.remove(run)
         elif where is Where.HELD:
             del run.task.lane.held[run.id_bytes]
         elif where is Where.MISFIT:
@@ -376,8 +264,8 @@ class Places(Struct, eq=False):
 
     def reopen(self, lane: Lane) -> None:
         """A parked lane may start again."""
-        if lane.spot is None and self._head(lane) is not None:
-            self._put(lane, self.open, lane.heap[0][:2])
+        if lane.spot is None and (head := lane.ready.head()) is not None:
+            self._put(lane, self.open, _key(head))
 
     # --- dispatch ----------------------------------------------------------------------------------------------
 
@@ -410,9 +298,9 @@ class Places(Struct, eq=False):
             lane = self._next_lane()
             if lane is None:
                 return None
-            head = self._head(lane)
-            if head is not None and lane.heap[0][:2] != lane.key:
-                self._put(lane, self.open, lane.heap[0][:2])
+            head = lane.ready.head()
+            if head is not None and (key := _key(head)) != lane.key:
+                self._put(lane, self.open, key)
                 continue
             self._chain, lane.woken_by = lane.woken_by, None
             if head is None:
@@ -422,29 +310,31 @@ class Places(Struct, eq=False):
                 if head.lost_streak >= 2 and self.on_trial:
                     self._set_aside(head)
                     continue
-                self._next_of(lane)
+                self._next_of(lane, head)
                 return head
             if isinstance(blocker, Slots):
-                self._put(lane, blocker, lane.heap[0][:2])
+                self._put(lane, blocker, lane.key)
 
     def _next_lane(self) -> Lane | None:
         """The lane to look at: the one just started from while it is alone, else the best open one."""
         lane = self._alone
         if lane is not None:
             self._alone = None
-            if self._head(lane) is not None:
+            head = lane.ready.head()
+            if head is not None:
+                key = _key(head)
                 if not self.open.waiting:
-                    lane.key = lane.heap[0][:2]
+                    lane.key = key
                     return lane
-                self._put(lane, self.open, lane.heap[0][:2])
+                self._put(lane, self.open, key)
         return self._pop(self.open)
 
-    def _next_of(self, lane: Lane) -> None:
-        """The head of ``lane`` is about to start: what comes after it competes with the other open lanes, if any."""
+    def _next_of(self, lane: Lane, head: Run) -> None:
+        """``head`` of ``lane`` is about to start: what comes after it competes with the other open lanes, if any."""
         if not self.open.waiting:
             self._alone = lane
             return
-        following = self._second(lane)
+        following = lane.ready.bound_after(head)
         if following is not None:
             self._put(lane, self.open, following)
 
@@ -453,7 +343,7 @@ class Places(Struct, eq=False):
         lane = run.task.lane
         return (
             run.lost_streak < 2
-            and lane.ready == 0
+            and not lane.ready.count
             and self.engine_pause is None
             and not self.open.waiting
             and self.guard(lane) is None
@@ -461,86 +351,43 @@ class Places(Struct, eq=False):
 
     def due(self, now: int, most: int) -> list[Run]:
         """Take up to ``most`` runs whose instant has come off the timers: largest priority first, then first due."""
-        found: list[Run] = []
         if self.engine_pause is not None:
-            return found
-        timers = self.timers
-        while timers and timers[0][0] <= now and len(found) < most:
-            entry = heappop(timers)
-            if _is_timed(entry):
-                self.timed -= 1
-                entry[2].where = Where.NOWHERE
-                found.append(entry[2])
+            return []
+        found = self.timers.take_due(now, most)
         found.sort(key=_turn)
         return found
 
     def next_timer(self) -> int | None:
         """The instant of the earliest timer or deadline to start, if any."""
-        timers, expiries = self.timers, self.expiries
-        while timers and not _is_timed(timers[0]):
-            heappop(timers)
-        while expiries and not _may_expire(expiries[0]):
-            heappop(expiries)
-        first = timers[0][0] if timers and self.engine_pause is None else None
-        if expiries and not self.expiry_suspended and (first is None or expiries[0][0] < first):
-            first = expiries[0][0]
-        return first
-
-    def expired(self, now: int, most: int) -> list[Run]:
-        """Up to ``most`` runs whose deadline to start has passed before they started."""
-        found: list[Run] = []
-        if self.expiry_suspended:
-            return found
-        while self.expiries and self.expiries[0][0] <= now and len(found) < most:
-            entry = heappop(self.expiries)
-            if _may_expire(entry):
-                found.append(entry[2])
-        return found
+        due = self.timers.next_due() if self.engine_pause is None else None
+        deadline = self.timers.next_deadline()
+        return deadline if due is None or (deadline is not None and deadline < due) else due
 
     def trim(self, live: int) -> None:
-        """Rebuild the heaps that no other call keeps small, where most is outdated. ``live``: how many live runs."""
-        if len(self.expiries) > 64 + 2 * live:
-            self.expiries = [entry for entry in self.expiries if _may_expire(entry)]
-            heapify(self.expiries)
-        most = 64 + 2 * len(self.lanes)
+        """Look through the heaps that no other call keeps small, where most is outdated. ``live``: how many live runs."""
+        self.timers.trim(live)
+        if self._puts <= PUTS_BEFORE_TRIM + 2 * len(self.lanes):
+            return
+        self._puts = 0
         for spot in (self.open, *self.queues.values(), *self.executors.values()):
-            if len(spot.waiting) > most:
-                lanes = [lane for lane in self.lanes.values() if lane.spot is spot]
-                spot.waiting.clear()
-                for lane in lanes:
-                    self._put(lane, spot, lane.key)
+            spot.waiting[:] = [entry for entry in spot.waiting if _is_there(entry, spot)]
+            heapify(spot.waiting)
 
     # --- lanes in heaps ----------------------------------------------------------------------------------------
 
-    def _head(self, lane: Lane) -> Run | None:
-        heap = lane.heap
-        while heap:
-            if _is_current(heap[0]):
-                return heap[0][2]
-            heappop(heap)
-        return None
-
-    def _second(self, lane: Lane) -> tuple[int, int] | None:
-        """The key of the entry after the head; may be outdated, which the next pop finds out."""
-        heap = lane.heap
-        if len(heap) < 2:
-            return None
-        if len(heap) == 2 or heap[1][:2] < heap[2][:2]:
-            return heap[1][:2]
-        return heap[2][:2]
-
-    def _put(self, lane: Lane, spot: Slots, key: tuple[int, int]) -> None:
+    def _put(self, lane: Lane, spot: Slots, key: Key) -> None:
         lane.spot, lane.key = spot, key
         self._serial += 1
+        self._puts += 1
         heappush(spot.waiting, (key[0], key[1], self._serial, lane))
 
     def _pop(self, spot: Slots) -> Lane | None:
         waiting = spot.waiting
         while waiting:
-            high, order, _, lane = heappop(waiting)
-            if lane.spot is spot and lane.key == (high, order):
-                lane.spot = None
-                return lane
+            entry = heappop(waiting)
+            if _is_there(entry, spot):
+                entry[3].spot = None
+                return entry[3]
         return None
 
     def _wake(self, slots: Slots) -> None:
@@ -548,9 +395,10 @@ class Places(Struct, eq=False):
         if not slots.free:
             return
         while (lane := self._pop(slots)) is not None:
-            if self._head(lane) is None:
+            head = lane.ready.head()
+            if head is None:
                 continue
-            key = lane.heap[0][:2]
+            key = _key(head)
             if key == lane.key:
                 lane.woken_by = slots
                 self._put(lane, self.open, key)
@@ -586,17 +434,16 @@ class Places(Struct, eq=False):
             return NoFreeSlot(blocker.kind, blocker.name, blocker.capacity or 0, tuple(blocker.running))
         if blocker == "handler":
             return HandlerMissing(lane.handler)
-        key = (-run.effective_priority, run.order)
-        return AheadInLine(len({entry[2].id_bytes for entry in lane.heap if entry[:2] < key and _is_current(entry)}))
+        key = _key(run)
+        return AheadInLine(sum(1 for other in lane.ready if _key(other) < key))
 
-    def blocked_count(self) -> int:
-        """How many Ready runs something holds back: a sum over lanes, not over runs."""
-        blocked = len(self.quarantined)
-        for lane in self.lanes.values():
-            blocked += len(lane.misfits)
-            if lane.ready and (self.engine_pause is not None or self.guard(lane) is not None):
-                blocked += lane.ready
-        return blocked
+    def blocked_count(self, ready: int) -> int:
+        """How many of the ``ready`` Ready runs something holds back: all but those of open lanes, of which few are left."""
+        if self.engine_pause is not None:
+            return ready
+        lanes = [entry[3] for entry in self.open.waiting if _is_there(entry, self.open)]
+        lanes += [] if self._alone is None else [self._alone]
+        return ready - sum(lane.ready.count for lane in lanes if self.guard(lane) is None)
 
     def dispose(self) -> None:
         """Let go of every run, so that the cycles through them can be freed."""
@@ -604,28 +451,23 @@ class Places(Struct, eq=False):
             slots.running.clear()
             slots.waiting.clear()
         for lane in self.lanes.values():
-            lane.heap.clear()
+            lane.ready.clear()
             lane.held.clear()
             lane.misfits.clear()
-        for heap in (self.timers, self.expiries):
-            heap.clear()
+        self.timers.clear()
         self.lanes.clear()
         self.quarantined.clear()
         self.on_trial.clear()
 
 
-def _is_current(entry: tuple[int, int, Run]) -> bool:
-    run = entry[2]
-    return run.where is Where.LANE and run.order == entry[1] and run.effective_priority == -entry[0]
+def _key(run: Run) -> Key:
+    return -run._effective_priority, run.order  # noqa: SLF001 - the hot path; Run is a RunInstance
 
 
-def _is_timed(entry: tuple[int, int, Run]) -> bool:
-    return entry[2].where is Where.TIMER and entry[2].until == entry[0]
-
-
-def _may_expire(entry: tuple[int, int, Run]) -> bool:
-    run = entry[2]
-    return run.where is not Where.NOWHERE and run.attempt_count == 0
+def _is_there(entry: tuple[int, int, int, Lane], spot: Slots) -> bool:
+    """Whether an entry of a heap of lanes still stands for its lane."""
+    lane = entry[3]
+    return lane.spot is spot and lane.key == entry[:2]
 
 
 def _turn(run: Run) -> tuple[int, int, int]:

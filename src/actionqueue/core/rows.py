@@ -327,7 +327,7 @@ def facts_of(state: State) -> Facts:
     """The state's single values."""
     return Facts(
         state.last_seq, state.last_at, state.next_order, list(state.counts), state.tasks_total, state.pruned_before,
-        state.places.blocked_count(),
+        state.places.blocked_count(state.counts[READY]),
     )  # fmt: skip
 
 
@@ -374,6 +374,7 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> 
 def _load_task(state: State, row: Row) -> None:
     lane = state.places.lanes.get((row[2], row[1])) or new_lane(state, row[2], row[1])
     extra = NO_EXTRA if row[15] is None else extra_of(_rare.decode(row[15]), row[13])
+    lane.tasks += 1
     task = Task(row[0], lane, row[3], row[4], row[5], row[6], row[7], extra, row[8], (row[9], row[10], row[11]))
     state.tasks[task.id] = task
     if extra.key is not None and (extra.key_until is None or extra.key_until > state.last_at):
@@ -424,7 +425,7 @@ def _place(state: State, run: Run, code: int, attempt: Attempt | None) -> None:
         places.enter_timer(run, run.until)
     expires_at = run.task.extra.expires_at
     if expires_at is not None and run.attempt_count == 0 and run.lineage is None:
-        places.watch_expiry(run, expires_at)
+        places.timers.watch(run, expires_at)
 
 
 def attempt_from(row: Row) -> Attempt:

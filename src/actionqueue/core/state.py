@@ -3,8 +3,9 @@
 Live things only: a run that ended stays here until its row is written (``State.ended``), then leaves. Nothing here
 decides; the slices (submission, attempts, control, limits) do. ``Task`` and ``Run`` are msgspec structs with
 ``gc=False``: a million of them are invisible to the garbage collector, so it never stalls the writer. The price is that
-a cycle through them is never collected: a task links its live runs (``head``/``next``), a run its task, and the link is
-cut when the run ends (``Task.unlink``), or all at once by ``State.dispose``.
+a cycle through them is never collected: a task links its live runs (``head``/``next``), a run its task and, while it is
+Ready, its neighbours in line (``before``/``behind``); the links are cut when the run ends or starts, or all at once by
+``State.dispose``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core.places import Lane, Places, Where
+from actionqueue.core.lanes import Lane
+from actionqueue.core.places import Places
+from actionqueue.core.reasons import Where
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import NO_OPTIONS, TaskOptions
@@ -202,6 +205,9 @@ class Run(RunInstance, gc=False, eq=False):
     cancel: CancelMark | None = None
     output: Output | None = None
     next: Run | None = None
+    before: Run | None = None
+    behind: Run | None = None
+    """Its neighbours among the Ready runs of its lane (``core/ready.py``)."""
     started_at: int | None = None
     error_kind: str | None = None
 

@@ -19,7 +19,7 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.ids import NIL, RunId, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
-from actionqueue.core.places import Lane
+from actionqueue.core.lanes import Lane
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Submission, TaskOptions, submission_problems
 from actionqueue.core.state import (
@@ -343,6 +343,7 @@ def apply_submitted(state: State, event: TaskSubmitted) -> None:
     task_id, at = event.task_id, event.at
     lane = places.lanes.get((event.queue, event.handler)) or new_lane(state, event.queue, event.handler)
     extra = NO_EXTRA if rare is None else extra_of(rare)
+    lane.tasks += 1
     task = Task(task_id, lane, event.priority, event.max_attempts, at, event.payload_digest, event.payload_bytes, extra)
     state.tasks[task_id] = task
     state.tasks_total += 1
@@ -350,7 +351,7 @@ def apply_submitted(state: State, event: TaskSubmitted) -> None:
         state.keys[rare.key] = task
     run = _add_run(state, task, event.run_id, event.due_at, at, event.priority, "submitted")
     if extra.expires_at is not None:
-        places.watch_expiry(run, extra.expires_at)
+        places.timers.watch(run, extra.expires_at)
     state.dirty_tasks[task_id] = task
 
 
@@ -358,9 +359,11 @@ def apply_run_added(state: State, event: RunAdded) -> None:
     """A task gains a run; one that had ended comes back first."""
     image = event.image
     if image is not None:
+        lane = state.places.lanes.get((image.queue, image.handler)) or new_lane(state, image.queue, image.handler)
+        lane.tasks += 1
         task = Task(
             image.task_id,
-            state.places.lanes.get((image.queue, image.handler)) or new_lane(state, image.queue, image.handler),
+            lane,
             image.priority,
             image.max_attempts,
             image.created_at,

@@ -418,7 +418,7 @@ class Engine:
 
     def set_expiry_suspended(self, suspended: bool) -> None:  # noqa: FBT001 - one flag, passed on
         """Whether deadlines to start are left alone because the clock is in doubt."""
-        self.writer.machine.state.places.expiry_suspended = suspended
+        self.writer.machine.state.places.timers.suspended = suspended
 
     def between_commits(self, job: Callable[[], object]) -> None:
         """Do something with the store's writing side while no commit is under way (from another thread; waits)."""

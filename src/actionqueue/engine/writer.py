@@ -16,8 +16,8 @@ from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, P
 from actionqueue.core.control import CancelRequested, TaskCanceled
 from actionqueue.core.epochs import Prune
 from actionqueue.core.errors import ActionQueueError, StoreError, UnknownRun, UnknownTask
+from actionqueue.core.lanes import Slots
 from actionqueue.core.machine import Machine
-from actionqueue.core.places import Slots
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.rows import project
 from actionqueue.core.state import FIRST_TERMINAL, NO_EXTRA, RETRY_WAIT, RUNNING, Outcome, Run
