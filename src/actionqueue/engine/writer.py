@@ -30,7 +30,7 @@ from actionqueue.store.codec import encode_slots, summary_of
 
 POSTS_PER_STEP_MAX = 256
 PROJECTION_DELAY_US = 100_000
-PROJECTION_ROWS_MAX = 4_000
+PROJECTION_ROWS_MAX = 2_000
 LOOK_UP_AGAIN_US = 1_000_000
 """How long a command from the inbox rests after its look-up failed; each one costs a commit."""
 PAYLOAD_CACHE_BYTES = 32 * 1024 * 1024

@@ -3,7 +3,7 @@
 Knows: how a coroutine is started, cancelled and reported. Must not know: what an end means (``endings``, the engine).
 
 The hot path is one ``call_soon_threadsafe`` per batch of assignments, one task per attempt, and one call of the sink
-per turn of the loop. Everything in ``_launch``, ``_run``, ``_flush`` and ``_cancel`` runs on the loop's thread;
+per turn of the loop, or of each 64 ends. Everything in ``_launch``, ``_run``, ``_flush`` and ``_cancel`` runs on the loop's thread;
 ``_live`` is added to by ``start`` and removed from by whoever ends an attempt's story first (its end, or
 ``abandon``): one ``dict.pop`` decides.
 
@@ -33,6 +33,8 @@ from actionqueue.executors.port import STOP_CANCEL, STOP_DRAIN, Assignment, Atte
 from actionqueue.executors.resources import ResourceKeeper, ResourcesFactory
 
 TICK_SECONDS = 0.25
+REPORTS_AT_ONCE = 64
+"""Ends that are reported without waiting for the loop to come round: the writer works on them while the loop goes on."""
 POOL_THREADS_MAX = 32
 """Threads behind ``asyncio.to_thread`` on an own loop; as many as asyncio's own pool has at most."""
 CLOSED_RETRY_US = 1_000_000
@@ -239,8 +241,12 @@ class AsyncExecutor:
             self._strays.discard(item)
 
     def _report(self, finish: Finish) -> None:
-        self._ended.append(finish)
-        if not self._flush_due:
+        ended = self._ended
+        ended.append(finish)
+        if len(ended) >= REPORTS_AT_ONCE:
+            self._ended = []
+            self._sink(ended)
+        elif not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush, context=self._context)
 
