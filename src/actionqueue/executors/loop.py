@@ -235,6 +235,7 @@ class AsyncExecutor:
         item.started = True
         current_attempt.set(item)
         finish = await endings.run_async(item)
+        item.task = None  # its context refers to the item: a circle for each attempt is much for the collector
         if self._live.pop(item.assignment.attempt_id, None) is not None:
             self._report(finish)
         else:
