@@ -137,6 +137,8 @@ class Signature:
         positional = self._positional
         if len(args) > len(positional):
             raise self._misfit(f"takes {len(positional)} positional arguments, {len(args)} were given")
+        if not kwargs and len(args) == len(self._names) == len(positional):
+            return dict(zip(positional, args, strict=True))
         given = dict(zip(positional, args, strict=False))
         for name, value in kwargs.items():
             if name in given:

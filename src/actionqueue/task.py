@@ -12,7 +12,7 @@ from msgspec import Struct, json
 from msgspec.structs import replace
 
 from actionqueue.core.errors import InvalidArguments, InvalidSubmission, NotSupported
-from actionqueue.core.ids import TaskId, fresh_id_bytes
+from actionqueue.core.ids import TaskId, fresh_ids
 from actionqueue.core.instants import instant_us, parse_duration_us
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms, Retry
 from actionqueue.core.schedules import Cron, Repeat
@@ -197,19 +197,21 @@ class Task(Generic[P, R]):
         return await self._submit_many(rows).arun()
 
     def _submit_many(self, rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Operation[list[TaskHandle[R]]]:
-        encode, submission = self._handler.signature.encode, self.submission
-        items = [
-            submission(encode((), row) if isinstance(row, Mapping) else encode(_sequence(row), _NO_KEYWORDS))
-            for row in rows
-        ]
+        encode, submission = self._handler.signature.encode, self._submission
+        bodies = [encode((), row) if isinstance(row, Mapping) else encode(_sequence(row), _NO_KEYWORDS) for row in rows]
+        ids = iter(fresh_ids(2 * len(bodies)))
+        items = [submission(body, next(ids), next(ids)) for body in bodies]
         handlers = [self._handler] * len(items)
         return self._queue.submission_of_many(items, handlers)
 
     def submission(self, body: bytes) -> Submission:
         """A submission of these encoded arguments, with fresh ids."""
+        return self._submission(body, *fresh_ids(2))
+
+    def _submission(self, body: bytes, task_id: bytes, run_id: bytes) -> Submission:
         template, chosen = self._template, self._chosen
         item = Submission(
-            chosen.task_id or fresh_id_bytes(), fresh_id_bytes(), template.handler, body,
+            chosen.task_id or task_id, run_id, template.handler, body,
             blake2b(body, digest_size=16).digest(), template.queue, template.priority, template.max_attempts,
             template.at_us, template.delay_us, template.options, template.key, template.key_lifetime_us, None,
             chosen.task_id is not None, template.expires_us,
