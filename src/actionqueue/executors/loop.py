@@ -3,8 +3,8 @@
 Knows: how a coroutine is started, cancelled and reported. Must not know: what an end means (``endings``, the engine).
 
 The hot path is one ``call_soon_threadsafe`` per batch of assignments, one task per attempt, and one call of the sink
-per turn of the loop, or of each 64 ends. Everything in ``_launch``, ``_run``, ``_flush`` and ``_cancel`` runs on the loop's thread;
-``_live`` is added to by ``start`` and removed from by whoever ends an attempt's story first (its end, or
+per turn of the loop, or per 64 ends. Everything in ``_launch``, ``_run``, ``_flush`` and ``_cancel`` runs on the loop's
+thread; ``_live`` is added to by ``start`` and removed from by whoever ends an attempt's story first (its end, or
 ``abandon``): one ``dict.pop`` decides.
 
 Hazards:
