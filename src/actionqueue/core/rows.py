@@ -356,10 +356,10 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> 
     state.epoch = standing.epoch
     state.places.set_pauses(state.pauses)
     for stored in tasks:
-        _load_task(state, open_task(stored))
+        _load_task(state, stored)
     found = [0] * FIRST_TERMINAL
     for stored in runs:
-        _load_run(state, open_run(stored))
+        _load_run(state, stored)
         found[stored[4]] += 1
     if found != state.counts[:FIRST_TERMINAL]:
         raise StoreDamaged(
@@ -371,53 +371,134 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> 
     return state
 
 
-def _load_task(state: State, row: Row) -> None:
-    lane = state.places.lanes.get((row[2], row[1])) or new_lane(state, row[2], row[1])
-    extra = NO_EXTRA if row[15] is None else extra_of(_rare.decode(row[15]), row[13])
+class TaskBody(Struct, array_like=True, gc=False):
+    """The body of a stored task: the columns from ``priority`` on."""
+
+    priority: int
+    max_attempts: int
+    created_at: int
+    payload_digest: bytes
+    payload_bytes: int
+    run_count: int
+    completed: int
+    failed: int
+    canceled: int
+    finished_at: int | None
+    canceled_at: int | None
+    key: str | None
+    rare: bytes | None
+
+
+class RunBody(Struct, array_like=True, gc=False):
+    """The body of a stored run: the columns from ``state`` on."""
+
+    state: int
+    reason: str
+    priority: int
+    effective_priority: int
+    order: int
+    created_at: int
+    scheduled_at: int
+    changed_at: int
+    until: int
+    started_at: int | None
+    finished_at: int | None
+    attempt_count: int
+    failure_count: int
+    lost_count: int
+    lost_streak: int
+    retry_of: bytes | None
+    token: bytes | None
+    asked_by: str | None
+    cancel: bytes | None
+    output_digest: bytes | None
+    output_bytes: int | None
+    error_kind: str | None
+    progress: bytes | None
+    latest: list[Any] | None
+
+
+_task_body = msgpack.Decoder(TaskBody).decode
+_run_body = msgpack.Decoder(RunBody).decode
+
+
+def _load_task(state: State, stored: Row) -> None:
+    id, handler, queue, created_at, finished_at, key, crc, packed = stored
+    try:
+        lane = state.places.lanes.get((queue, handler)) or new_lane(state, queue, handler)
+        body = _task_body(packed)
+        sound = crc32(packed, crc32(lane.named, crc32(id))) == crc
+    except (MsgspecError, TypeError, ValueError) as error:
+        raise _damaged("tasks", id) from error
+    if not sound or (body.created_at, body.finished_at, body.key) != (created_at, finished_at, key):
+        raise _damaged("tasks", id)
+    extra = NO_EXTRA if body.rare is None else extra_of(_rare.decode(body.rare), body.canceled_at)
     lane.tasks += 1
-    task = Task(row[0], lane, row[3], row[4], row[5], row[6], row[7], extra, row[8], (row[9], row[10], row[11]))
-    state.tasks[task.id] = task
+    state.tasks[id] = Task(
+        id, lane, body.priority, body.max_attempts, created_at, body.payload_digest, body.payload_bytes, extra,
+        body.run_count, (body.completed, body.failed, body.canceled),
+    )  # fmt: skip
     if extra.key is not None and (extra.key_until is None or extra.key_until > state.last_at):
-        state.keys[extra.key] = task
+        state.keys[extra.key] = state.tasks[id]
 
 
-def _load_run(state: State, row: Row) -> None:
-    code, changed_at = row[4], row[11]
-    task = state.tasks.get(row[1])
-    if task is None or (code == RUNNING and row[27] is None):
+def _load_run(state: State, stored: Row) -> None:
+    id, task_id, handler, queue, code, created_at, _, _, crc, packed = stored
+    task = state.tasks.get(task_id)
+    try:
+        body = _run_body(packed)
+        sound = crc32(packed, crc32(_named(handler, queue), crc32(task_id, crc32(id)))) == crc
+    except (MsgspecError, TypeError, ValueError) as error:
+        raise _damaged("runs", id) from error
+    agree = body.state == code and body.created_at == created_at and body.finished_at == stored[6]
+    if not sound or not agree or body.error_kind != stored[7]:
+        raise _damaged("runs", id)
+    if task is None or (code == RUNNING and body.latest is None):
         raise StoreDamaged(
-            f"run {row[0].hex()} is live and its {'task' if task is None else 'attempt'} is missing: rows were lost on "
+            f"run {id.hex()} is live and its {'task' if task is None else 'attempt'} is missing: rows were lost on "
             "disk. Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
-            place=f"runs {row[0].hex()}",
+            place=f"runs {id.hex()}",
         )
-    run = Run.new_scheduled_with_id(row[0], row[1], row[10], row[9])
-    for step in _WALK[code]:
-        if step is RunState.READY:
-            run.promote_to_ready_with_priority(row[7])
-        else:
-            run.transition_to(step)
-    run.latest = None if row[27] is None else _attempt_of(row[27])
-    attempt = run.latest if code == RUNNING else None
-    run.restore_attempt_state_for_bootstrap(row[15], None if attempt is None else attempt.id)
-    run.record_state_change_at(changed_at)
-    run.task, run.order, run.until, run.priority = task, row[8], row[12], row[6]
-    run.failure_count, run.lost_count, run.lost_streak, run.reason = row[16], row[17], row[18], row[5]
-    run.started_at, run.error_kind = row[13], row[25]
-    if row[19] is not None:
-        run.lineage = Lineage(row[19], row[20], row[21])
-    if row[22] is not None:
-        run.cancel = _cancel.decode(row[22])
-    if attempt is not None and row[26] is not None:
-        attempt.progress = msgpack.decode(row[26], type=tuple[int, int | None, str])
+    run = _run_of(id, task_id, code, body)
+    run.task, run.order, run.until, run.priority, run.reason = task, body.order, body.until, body.priority, body.reason
+    if body.retry_of is not None:
+        assert body.token is not None, "a run that retries has a token"
+        run.lineage = Lineage(body.retry_of, body.token, body.asked_by or "")
+    if body.cancel is not None:
+        run.cancel = _cancel.decode(body.cancel)
     task.link(run)
-    state.runs[row[0]] = run
-    _place(state, run, code, attempt)
+    state.runs[id] = run
+    _place(state, run, code)
 
 
-def _place(state: State, run: Run, code: int, attempt: Attempt | None) -> None:
+def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
+    """The run, walked to its state, with its attempts."""
+    if code == READY and body.scheduled_at <= body.created_at:
+        run = Run.new_ready_with_id(id, task_id, body.scheduled_at, body.created_at, body.effective_priority)
+    else:
+        run = Run.new_scheduled_with_id(id, task_id, body.scheduled_at, body.created_at)
+        for step in _WALK[code]:
+            if step is RunState.READY:
+                run.promote_to_ready_with_priority(body.effective_priority)
+            else:
+                run.transition_to(step)
+    run.record_state_change_at(body.changed_at)
+    if body.latest is None:
+        return run
+    run.latest = latest = _attempt_of(tuple(body.latest))
+    if code == RUNNING:
+        run.attempt = latest
+        if body.progress is not None:
+            latest.progress = msgpack.decode(body.progress, type=tuple[int, int | None, str])
+    run.restore_attempt_state_for_bootstrap(body.attempt_count, None if run.attempt is None else latest.id)
+    run.failure_count, run.lost_count, run.lost_streak = body.failure_count, body.lost_count, body.lost_streak
+    run.started_at, run.error_kind = body.started_at, body.error_kind
+    return run
+
+
+def _place(state: State, run: Run, code: int) -> None:
     places = state.places
     if code == RUNNING:
-        run.attempt = attempt
         places.enter_running(run)
     elif code == READY:
         places.enter_lane(run)
