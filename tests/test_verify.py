@@ -375,9 +375,9 @@ def change_task(connection: Connection, *, where: str = "1", **values: object) -
 def resealed(table: str, row: tuple[object, ...]) -> tuple[object, ...]:
     """With the checksum that fits."""
     if table == "runs":
-        crc = rows._crc(rows._pack(row[4:28]), row[0], row[1], rows._named(row[2], row[3]))  # type: ignore[arg-type]
+        crc = rows._crc(rows._pack(row[4:28]), row[0], row[1], rows.named(row[2], row[3]))  # type: ignore[arg-type]
     else:
-        crc = rows._crc(rows._pack(row[3:16]), row[0], rows._named(row[1], row[2]))  # type: ignore[arg-type]
+        crc = rows._crc(rows._pack(row[3:16]), row[0], rows.named(row[1], row[2]))  # type: ignore[arg-type]
     whole = (*row[:-1], crc)
     check_row(whole, table)
     return whole

@@ -11,7 +11,8 @@ from msgspec import Struct, msgpack
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.ids import AttemptId, RunId, TaskId
 from actionqueue.core.instants import to_datetime
-from actionqueue.core.rows import Row, attempt_from
+from actionqueue.core.loading import attempt_from
+from actionqueue.core.rows import Row
 from actionqueue.core.state import STATES, CancelMark
 from actionqueue.core.submission import RareFields
 

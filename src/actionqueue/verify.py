@@ -18,8 +18,9 @@ from msgspec import Struct, msgpack
 from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.check import check, fingerprint
 from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreTooNew
+from actionqueue.core.loading import load
 from actionqueue.core.machine import Machine
-from actionqueue.core.rows import Facts, Row, Standing, facts_of, load, standing_of
+from actionqueue.core.rows import Facts, Row, Standing, facts_of, standing_of
 from actionqueue.core.state import STATES, State
 from actionqueue.core.submission import TaskSubmitted
 from actionqueue.store.lock import read_holder

@@ -42,13 +42,13 @@ from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.ids import IdSource
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.lanes import Slots
+from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Event, Machine
 from actionqueue.core.reasons import Reason, Where
 from actionqueue.core.retry import AttemptTerms, Backoff, Delays, Exponential, Fixed
 from actionqueue.core.rows import (
     Row,
     latest_attempt_row,
-    load,
     open_run,
     open_task,
     project,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from actionqueue.core.check import check, fingerprint
 from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.loading import attempt_from, load
 from actionqueue.core.machine import Event, Machine
 from actionqueue.core.retry import Fixed
 from actionqueue.core.rows import (
@@ -18,10 +19,8 @@ from actionqueue.core.rows import (
     RUN_COLUMNS,
     TASK_COLUMNS,
     Row,
-    attempt_from,
     check_row,
     latest_attempt_row,
-    load,
     open_run,
     open_task,
     project,

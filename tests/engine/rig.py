@@ -21,9 +21,10 @@ from actionqueue.core.attempts import Finish
 from actionqueue.core.check import check
 from actionqueue.core.epochs import Prune
 from actionqueue.core.ids import IdSource, fresh_id_bytes
+from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Machine
 from actionqueue.core.retry import AttemptTerms
-from actionqueue.core.rows import Row, load
+from actionqueue.core.rows import Row
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import Outcome, Output, State
 from actionqueue.core.submission import Submit

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from actionqueue.core import rows
+from actionqueue.core import loading, rows
 from actionqueue.core.attempts import Finish, Progress
 from actionqueue.core.control import CancelRun, Pause
 from actionqueue.core.epochs import Prune
@@ -211,7 +211,7 @@ class Driver:
 
 def load(store: Store, opened: Opened) -> Machine:
     """What an engine does at opening: the live rows, then the log's tail."""
-    machine = Machine(rows.load(*store.live_rows()))
+    machine = Machine(loading.load(*store.live_rows()))
     reader = store.reader()
     for commit in reader.commits(machine.state.last_seq):
         events = codec.decode_events(commit.events, commit.version)

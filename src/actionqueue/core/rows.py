@@ -9,7 +9,6 @@ latest attempt; the ones before it are rows of ``attempts``. Column orders are l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 from zlib import crc32
@@ -17,29 +16,21 @@ from zlib import crc32
 from msgspec import MsgspecError, Struct, msgpack
 
 from actionqueue.core.errors import StoreDamaged
-from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
-from actionqueue.core.run import RunState
+from actionqueue.core.retry import DEFAULT_TERMS
 from actionqueue.core.state import (
     CODE_OF,
     FIRST_TERMINAL,
     NO_EXTRA,
     READY,
-    RUNNING,
-    STATES,
     Attempt,
-    CancelMark,
     Declaration,
     Epoch,
-    ErrorInfo,
-    Lineage,
-    Outcome,
-    Output,
     PauseMark,
     Run,
     State,
     Task,
 )
-from actionqueue.core.submission import RareFields, extra_of, new_lane, rare_of
+from actionqueue.core.submission import rare_of
 
 Row = tuple[Any, ...]
 
@@ -66,10 +57,6 @@ ATTEMPT_COLUMNS = (
 TAG_COLUMNS = ("tag", "run_id")
 
 _pack = msgpack.Encoder().encode
-_terms = msgpack.Decoder(AttemptTerms)
-_error = msgpack.Decoder(ErrorInfo)
-_cancel = msgpack.Decoder(CancelMark)
-_rare = msgpack.Decoder(RareFields)
 
 
 class Projection(Struct):
@@ -118,10 +105,11 @@ def check_row(row: Row, table: str) -> None:
     elif table == "runs":
         check_run(row)
     elif crc32(_pack(row[:-1])) != row[-1]:
-        raise _damaged(table, row[0])
+        raise damaged(table, row[0])
 
 
-def _damaged(table: str, key: object) -> StoreDamaged:
+def damaged(table: str, key: object) -> StoreDamaged:
+    """The error about that row."""
     named = key.hex() if isinstance(key, bytes) else key
     return StoreDamaged(
         f"a row of {table} ({named}) does not match its checksum: bytes of the store changed on disk. "
@@ -138,7 +126,8 @@ def _crc(body: bytes, *texts: bytes) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _named(handler: str, queue: str) -> bytes:
+def named(handler: str, queue: str) -> bytes:
+    """Handler and queue as the checksums of rows cover them."""
     return f"{handler}\0{queue}".encode()
 
 
@@ -210,27 +199,27 @@ def open_task(stored: Row) -> Row:
     """All columns of a stored task; raises ``StoreDamaged`` when it does not match its checksum."""
     id, handler, queue, created_at, finished_at, key, crc, body = stored
     try:
-        if crc32(body, crc32(_named(handler, queue), crc32(id))) == crc:
+        if crc32(body, crc32(named(handler, queue), crc32(id))) == crc:
             values = msgpack.decode(body)
             if values[2] == created_at and values[9] == finished_at and values[11] == key:
                 return (id, handler, queue, *values, crc)
     except (MsgspecError, TypeError, ValueError, LookupError):
         pass
-    raise _damaged("tasks", id)
+    raise damaged("tasks", id)
 
 
 def open_run(stored: Row) -> Row:
     """All columns of a stored run; raises ``StoreDamaged`` when it does not match its checksum."""
     id, task_id, handler, queue, state, created_at, finished_at, error_kind, crc, body = stored
     try:
-        if crc32(body, crc32(_named(handler, queue), crc32(task_id, crc32(id)))) == crc:
+        if crc32(body, crc32(named(handler, queue), crc32(task_id, crc32(id)))) == crc:
             values = msgpack.decode(body)
             agree = values[0] == state and values[5] == created_at and values[10] == finished_at
             if agree and values[21] == error_kind:
                 return (id, task_id, handler, queue, *values, crc)
     except (MsgspecError, TypeError, ValueError, LookupError):
         pass
-    raise _damaged("runs", id)
+    raise damaged("runs", id)
 
 
 def opened_task(stored: Row) -> Row:
@@ -278,19 +267,19 @@ def latest_attempt_row(run: Row) -> Row | None:
 
 def check_task(row: Row) -> Row:
     """The opened task, if its checksum is right; else ``StoreDamaged``."""
-    _check(row, "tasks", _pack(row[3:16]), row[0], _named(row[1], row[2]))
+    _check(row, "tasks", _pack(row[3:16]), row[0], named(row[1], row[2]))
     return row
 
 
 def check_run(row: Row) -> Row:
     """The opened run, if its checksum is right; else ``StoreDamaged``."""
-    _check(row, "runs", _pack(row[4:28]), row[0], row[1], _named(row[2], row[3]))
+    _check(row, "runs", _pack(row[4:28]), row[0], row[1], named(row[2], row[3]))
     return row
 
 
 def _check(row: Row, table: str, body: bytes, *texts: bytes) -> None:
     if not _is_right(row[-1], body, texts):
-        raise _damaged(table, row[0])
+        raise damaged(table, row[0])
 
 
 def _is_right(crc: object, body: bytes, texts: tuple[bytes, ...]) -> bool:
@@ -334,219 +323,3 @@ def facts_of(state: State) -> Facts:
 def standing_of(state: State) -> Standing:
     """The state's rarely changing part."""
     return Standing(list(state.pauses.values()), list(state.declarations.values()), state.epoch)
-
-
-# --- back from rows ---------------------------------------------------------------------------------------------
-
-
-def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> State:
-    """The state as of a projection, from its live rows, stored (in any order: each carries its place in its queue).
-
-    Raises ``StoreDamaged`` for a row that does not match its checksum, and for one that is missing.
-    """
-    state = State()
-    if "facts" not in facts:
-        return state
-    kept = msgpack.decode(facts["facts"], type=Facts)
-    state.last_seq, state.last_at, state.next_order = kept.last_seq, kept.last_at, kept.next_order
-    state.counts, state.tasks_total, state.pruned_before = kept.counts, kept.tasks_total, kept.pruned_before
-    standing = msgpack.decode(facts["standing"], type=Standing) if "standing" in facts else Standing([], [], None)
-    state.pauses = {(mark.scope, mark.name): mark for mark in standing.pauses}
-    state.declarations = {each.handler: each for each in standing.declarations}
-    state.epoch = standing.epoch
-    state.places.set_pauses(state.pauses)
-    for stored in tasks:
-        _load_task(state, stored)
-    found = [0] * FIRST_TERMINAL
-    for stored in runs:
-        _load_run(state, stored)
-        found[stored[4]] += 1
-    if found != state.counts[:FIRST_TERMINAL]:
-        raise StoreDamaged(
-            f"the store's tables should hold {sum(state.counts[:FIRST_TERMINAL])} live runs (by state "
-            f"{state.counts[:FIRST_TERMINAL]}) and hold {sum(found)} ({found}): rows were lost on disk. "
-            "Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
-            place="runs",
-        )
-    return state
-
-
-class TaskBody(Struct, array_like=True, gc=False):
-    """The body of a stored task: the columns from ``priority`` on."""
-
-    priority: int
-    max_attempts: int
-    created_at: int
-    payload_digest: bytes
-    payload_bytes: int
-    run_count: int
-    completed: int
-    failed: int
-    canceled: int
-    finished_at: int | None
-    canceled_at: int | None
-    key: str | None
-    rare: bytes | None
-
-
-class RunBody(Struct, array_like=True, gc=False):
-    """The body of a stored run: the columns from ``state`` on."""
-
-    state: int
-    reason: str
-    priority: int
-    effective_priority: int
-    order: int
-    created_at: int
-    scheduled_at: int
-    changed_at: int
-    until: int
-    started_at: int | None
-    finished_at: int | None
-    attempt_count: int
-    failure_count: int
-    lost_count: int
-    lost_streak: int
-    retry_of: bytes | None
-    token: bytes | None
-    asked_by: str | None
-    cancel: bytes | None
-    output_digest: bytes | None
-    output_bytes: int | None
-    error_kind: str | None
-    progress: bytes | None
-    latest: list[Any] | None
-
-
-_task_body = msgpack.Decoder(TaskBody).decode
-_run_body = msgpack.Decoder(RunBody).decode
-
-
-def _load_task(state: State, stored: Row) -> None:
-    id, handler, queue, created_at, finished_at, key, crc, packed = stored
-    try:
-        lane = state.places.lanes.get((queue, handler)) or new_lane(state, queue, handler)
-        body = _task_body(packed)
-        sound = crc32(packed, crc32(lane.named, crc32(id))) == crc
-    except (MsgspecError, TypeError, ValueError) as error:
-        raise _damaged("tasks", id) from error
-    if not sound or (body.created_at, body.finished_at, body.key) != (created_at, finished_at, key):
-        raise _damaged("tasks", id)
-    extra = NO_EXTRA if body.rare is None else extra_of(_rare.decode(body.rare), body.canceled_at)
-    lane.tasks += 1
-    state.tasks[id] = Task(
-        id, lane, body.priority, body.max_attempts, created_at, body.payload_digest, body.payload_bytes, extra,
-        body.run_count, (body.completed, body.failed, body.canceled),
-    )  # fmt: skip
-    if extra.key is not None and (extra.key_until is None or extra.key_until > state.last_at):
-        state.keys[extra.key] = state.tasks[id]
-
-
-def _load_run(state: State, stored: Row) -> None:
-    id, task_id, handler, queue, code, created_at, _, _, crc, packed = stored
-    task = state.tasks.get(task_id)
-    try:
-        body = _run_body(packed)
-        sound = crc32(packed, crc32(_named(handler, queue), crc32(task_id, crc32(id)))) == crc
-    except (MsgspecError, TypeError, ValueError) as error:
-        raise _damaged("runs", id) from error
-    agree = body.state == code and body.created_at == created_at and body.finished_at == stored[6]
-    if not sound or not agree or body.error_kind != stored[7]:
-        raise _damaged("runs", id)
-    if task is None or (code == RUNNING and body.latest is None):
-        raise StoreDamaged(
-            f"run {id.hex()} is live and its {'task' if task is None else 'attempt'} is missing: rows were lost on "
-            "disk. Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
-            place=f"runs {id.hex()}",
-        )
-    run = _run_of(id, task_id, code, body)
-    run.task, run.order, run.until, run.priority, run.reason = task, body.order, body.until, body.priority, body.reason
-    if body.retry_of is not None:
-        assert body.token is not None, "a run that retries has a token"
-        run.lineage = Lineage(body.retry_of, body.token, body.asked_by or "")
-    if body.cancel is not None:
-        run.cancel = _cancel.decode(body.cancel)
-    task.link(run)
-    state.runs[id] = run
-    _place(state, run, code)
-
-
-def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
-    """The run, walked to its state, with its attempts."""
-    if code == READY and body.scheduled_at <= body.created_at:
-        run = Run.new_ready_with_id(id, task_id, body.scheduled_at, body.created_at, body.effective_priority)
-    else:
-        run = Run.new_scheduled_with_id(id, task_id, body.scheduled_at, body.created_at)
-        for step in _WALK[code]:
-            if step is RunState.READY:
-                run.promote_to_ready_with_priority(body.effective_priority)
-            else:
-                run.transition_to(step)
-    run.record_state_change_at(body.changed_at)
-    if body.latest is None:
-        return run
-    run.latest = latest = _attempt_of(tuple(body.latest))
-    if code == RUNNING:
-        run.attempt = latest
-        if body.progress is not None:
-            latest.progress = msgpack.decode(body.progress, type=tuple[int, int | None, str])
-    run.restore_attempt_state_for_bootstrap(body.attempt_count, None if run.attempt is None else latest.id)
-    run.failure_count, run.lost_count, run.lost_streak = body.failure_count, body.lost_count, body.lost_streak
-    run.started_at, run.error_kind = body.started_at, body.error_kind
-    return run
-
-
-def _place(state: State, run: Run, code: int) -> None:
-    places = state.places
-    if code == RUNNING:
-        places.enter_running(run)
-    elif code == READY:
-        places.enter_lane(run)
-    else:
-        places.enter_timer(run, run.until)
-    expires_at = run.task.extra.expires_at
-    if expires_at is not None and run.attempt_count == 0 and run.lineage is None:
-        places.timers.watch(run, expires_at)
-
-
-def attempt_from(row: Row) -> Attempt:
-    """An attempt from its row; raises ``StoreDamaged``."""
-    check_row(row, "attempts")
-    return _attempt_of(row[1:-1])
-
-
-def _attempt_of(values: Row) -> Attempt:
-    number, id, fence, ready_at, started_at, finished_at, outcome, reason, error, retry_at, abandoned, terms = values
-    return Attempt(
-        id, number, fence, ready_at, started_at, DEFAULT_TERMS if terms is None else _terms.decode(terms), finished_at,
-        None if outcome is None else Outcome(outcome), reason, None if error is None else _error.decode(error), retry_at,
-        bool(abandoned),
-    )  # fmt: skip
-
-
-def _walk_to(state: RunState) -> tuple[RunState, ...]:
-    """The steps from Scheduled to a live state, along edges of the table."""
-    ready, leased, running = RunState.READY, RunState.LEASED, RunState.RUNNING
-    return {
-        RunState.SCHEDULED: (),
-        RunState.READY: (ready,),
-        RunState.LEASED: (ready, leased),
-        RunState.RUNNING: (ready, leased, running),
-    }.get(state, (ready, leased, running, state))
-
-
-_WALK = tuple(_walk_to(state) for state in STATES)
-
-__all__ = [
-    "ATTEMPT_COLUMNS",
-    "RUN_COLUMNS",
-    "TAG_COLUMNS",
-    "TASK_COLUMNS",
-    "Output",
-    "Projection",
-    "Row",
-    "attempt_from",
-    "check_row",
-    "load",
-    "project",
-]

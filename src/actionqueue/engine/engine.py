@@ -31,9 +31,9 @@ from actionqueue.core.errors import (
     StoreDamaged,
     StoreUnavailable,
 )
+from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Event, Machine
 from actionqueue.core.retry import AttemptTerms
-from actionqueue.core.rows import load
 from actionqueue.core.state import PauseMark
 from actionqueue.core.submission import TaskSubmitted
 from actionqueue.core.version import __version__

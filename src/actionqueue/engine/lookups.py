@@ -9,8 +9,9 @@ from msgspec import msgpack
 
 from actionqueue.core.control import CancelRun, CancelTask, Reprioritize, Reschedule
 from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.loading import attempt_from
 from actionqueue.core.machine import Command
-from actionqueue.core.rows import RUN_COLUMNS, attempt_from, latest_attempt_row
+from actionqueue.core.rows import RUN_COLUMNS, latest_attempt_row
 from actionqueue.core.state import FIRST_TERMINAL
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
 from actionqueue.engine.work import Ended

@@ -197,7 +197,7 @@ class Store(Protocol):
         ...
 
     def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
-        """Facts, live tasks, live runs (by id), stored: what ``core.rows.load`` takes, which checks and opens them.
+        """Facts, live tasks, live runs (by id), stored: what ``core.loading.load`` takes, which checks and opens them.
 
         They stream; the store must not be written to before they were read.
         """

@@ -245,7 +245,7 @@ class SQLiteStore:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
-        """Facts, live tasks, live runs (by id); the rows stream, stored and unchecked (``core.rows.load`` checks them).
+        """Facts, live tasks, live runs (by id); the rows stream, stored and unchecked (``core.loading.load`` checks them).
 
         They are read through a connection of their own, until the next commit.
         """

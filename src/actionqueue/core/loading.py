@@ -1,0 +1,238 @@
+"""Live rows back into the state: what an opening begins with, before it replays the log's tail.
+
+Knows: the bodies of stored rows, by field. Must not know: where rows come from. A run is made and walked to where it is
+as any other one (``RunInstance``); a row that does not match its checksum, or lacks the row it belongs to, is damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from zlib import crc32
+
+from msgspec import MsgspecError, Struct, msgpack
+
+from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
+from actionqueue.core.rows import Facts, Row, Standing, check_row, damaged, named
+from actionqueue.core.run import RunState
+from actionqueue.core.state import (
+    FIRST_TERMINAL,
+    NO_EXTRA,
+    READY,
+    RUNNING,
+    STATES,
+    Attempt,
+    CancelMark,
+    ErrorInfo,
+    Lineage,
+    Outcome,
+    Run,
+    State,
+    Task,
+)
+from actionqueue.core.submission import RareFields, extra_of, new_lane
+
+_terms = msgpack.Decoder(AttemptTerms)
+_error = msgpack.Decoder(ErrorInfo)
+_cancel = msgpack.Decoder(CancelMark)
+_rare = msgpack.Decoder(RareFields)
+
+
+def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> State:
+    """The state as of a projection, from its live rows, stored (in any order: each carries its place in its queue).
+
+    Raises ``StoreDamaged`` for a row that does not match its checksum, and for one that is missing.
+    """
+    state = State()
+    if "facts" not in facts:
+        return state
+    kept = msgpack.decode(facts["facts"], type=Facts)
+    state.last_seq, state.last_at, state.next_order = kept.last_seq, kept.last_at, kept.next_order
+    state.counts, state.tasks_total, state.pruned_before = kept.counts, kept.tasks_total, kept.pruned_before
+    standing = msgpack.decode(facts["standing"], type=Standing) if "standing" in facts else Standing([], [], None)
+    state.pauses = {(mark.scope, mark.name): mark for mark in standing.pauses}
+    state.declarations = {each.handler: each for each in standing.declarations}
+    state.epoch = standing.epoch
+    state.places.set_pauses(state.pauses)
+    for stored in tasks:
+        _load_task(state, stored)
+    found = [0] * FIRST_TERMINAL
+    for stored in runs:
+        _load_run(state, stored)
+        found[stored[4]] += 1
+    if found != state.counts[:FIRST_TERMINAL]:
+        raise StoreDamaged(
+            f"the store's tables should hold {sum(state.counts[:FIRST_TERMINAL])} live runs (by state "
+            f"{state.counts[:FIRST_TERMINAL]}) and hold {sum(found)} ({found}): rows were lost on disk. "
+            "Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
+            place="runs",
+        )
+    return state
+
+
+class TaskBody(Struct, array_like=True, gc=False):
+    """The body of a stored task: the columns from ``priority`` on."""
+
+    priority: int
+    max_attempts: int
+    created_at: int
+    payload_digest: bytes
+    payload_bytes: int
+    run_count: int
+    completed: int
+    failed: int
+    canceled: int
+    finished_at: int | None
+    canceled_at: int | None
+    key: str | None
+    rare: bytes | None
+
+
+class RunBody(Struct, array_like=True, gc=False):
+    """The body of a stored run: the columns from ``state`` on."""
+
+    state: int
+    reason: str
+    priority: int
+    effective_priority: int
+    order: int
+    created_at: int
+    scheduled_at: int
+    changed_at: int
+    until: int
+    started_at: int | None
+    finished_at: int | None
+    attempt_count: int
+    failure_count: int
+    lost_count: int
+    lost_streak: int
+    retry_of: bytes | None
+    token: bytes | None
+    asked_by: str | None
+    cancel: bytes | None
+    output_digest: bytes | None
+    output_bytes: int | None
+    error_kind: str | None
+    progress: bytes | None
+    latest: list[Any] | None
+
+
+_task_body = msgpack.Decoder(TaskBody).decode
+_run_body = msgpack.Decoder(RunBody).decode
+
+
+def _load_task(state: State, stored: Row) -> None:
+    id, handler, queue, created_at, finished_at, key, crc, packed = stored
+    try:
+        lane = state.places.lanes.get((queue, handler)) or new_lane(state, queue, handler)
+        body = _task_body(packed)
+        sound = crc32(packed, crc32(lane.named, crc32(id))) == crc
+    except (MsgspecError, TypeError, ValueError) as error:
+        raise damaged("tasks", id) from error
+    if not sound or (body.created_at, body.finished_at, body.key) != (created_at, finished_at, key):
+        raise damaged("tasks", id)
+    extra = NO_EXTRA if body.rare is None else extra_of(_rare.decode(body.rare), body.canceled_at)
+    lane.tasks += 1
+    state.tasks[id] = Task(
+        id, lane, body.priority, body.max_attempts, created_at, body.payload_digest, body.payload_bytes, extra,
+        body.run_count, (body.completed, body.failed, body.canceled),
+    )  # fmt: skip
+    if extra.key is not None and (extra.key_until is None or extra.key_until > state.last_at):
+        state.keys[extra.key] = state.tasks[id]
+
+
+def _load_run(state: State, stored: Row) -> None:
+    id, task_id, handler, queue, code, created_at, _, _, crc, packed = stored
+    task = state.tasks.get(task_id)
+    try:
+        body = _run_body(packed)
+        sound = crc32(packed, crc32(named(handler, queue), crc32(task_id, crc32(id)))) == crc
+    except (MsgspecError, TypeError, ValueError) as error:
+        raise damaged("runs", id) from error
+    agree = body.state == code and body.created_at == created_at and body.finished_at == stored[6]
+    if not sound or not agree or body.error_kind != stored[7]:
+        raise damaged("runs", id)
+    if task is None or (code == RUNNING and body.latest is None):
+        raise StoreDamaged(
+            f"run {id.hex()} is live and its {'task' if task is None else 'attempt'} is missing: rows were lost on "
+            "disk. Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
+            place=f"runs {id.hex()}",
+        )
+    run = _run_of(id, task_id, code, body)
+    run.task, run.order, run.until, run.priority, run.reason = task, body.order, body.until, body.priority, body.reason
+    if body.retry_of is not None:
+        assert body.token is not None, "a run that retries has a token"
+        run.lineage = Lineage(body.retry_of, body.token, body.asked_by or "")
+    if body.cancel is not None:
+        run.cancel = _cancel.decode(body.cancel)
+    task.link(run)
+    state.runs[id] = run
+    _place(state, run, code)
+
+
+def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
+    """The run, walked to its state, with its attempts."""
+    if code == READY and body.scheduled_at <= body.created_at:
+        run = Run.new_ready_with_id(id, task_id, body.scheduled_at, body.created_at, body.effective_priority)
+    else:
+        run = Run.new_scheduled_with_id(id, task_id, body.scheduled_at, body.created_at)
+        for step in _WALK[code]:
+            if step is RunState.READY:
+                run.promote_to_ready_with_priority(body.effective_priority)
+            else:
+                run.transition_to(step)
+    run.record_state_change_at(body.changed_at)
+    if body.latest is None:
+        return run
+    run.latest = latest = _attempt_of(tuple(body.latest))
+    if code == RUNNING:
+        run.attempt = latest
+        if body.progress is not None:
+            latest.progress = msgpack.decode(body.progress, type=tuple[int, int | None, str])
+    run.restore_attempt_state_for_bootstrap(body.attempt_count, None if run.attempt is None else latest.id)
+    run.failure_count, run.lost_count, run.lost_streak = body.failure_count, body.lost_count, body.lost_streak
+    run.started_at, run.error_kind = body.started_at, body.error_kind
+    return run
+
+
+def _place(state: State, run: Run, code: int) -> None:
+    places = state.places
+    if code == RUNNING:
+        places.enter_running(run)
+    elif code == READY:
+        places.enter_lane(run)
+    else:
+        places.enter_timer(run, run.until)
+    expires_at = run.task.extra.expires_at
+    if expires_at is not None and run.attempt_count == 0 and run.lineage is None:
+        places.timers.watch(run, expires_at)
+
+
+def attempt_from(row: Row) -> Attempt:
+    """An attempt from its row; raises ``StoreDamaged``."""
+    check_row(row, "attempts")
+    return _attempt_of(row[1:-1])
+
+
+def _attempt_of(values: Row) -> Attempt:
+    number, id, fence, ready_at, started_at, finished_at, outcome, reason, error, retry_at, abandoned, terms = values
+    return Attempt(
+        id, number, fence, ready_at, started_at, DEFAULT_TERMS if terms is None else _terms.decode(terms), finished_at,
+        None if outcome is None else Outcome(outcome), reason, None if error is None else _error.decode(error), retry_at,
+        bool(abandoned),
+    )  # fmt: skip
+
+
+def _walk_to(state: RunState) -> tuple[RunState, ...]:
+    """The steps from Scheduled to a live state, along edges of the table."""
+    ready, leased, running = RunState.READY, RunState.LEASED, RunState.RUNNING
+    return {
+        RunState.SCHEDULED: (),
+        RunState.READY: (ready,),
+        RunState.LEASED: (ready, leased),
+        RunState.RUNNING: (ready, leased, running),
+    }.get(state, (ready, leased, running, state))
+
+
+_WALK = tuple(_walk_to(state) for state in STATES)
