@@ -10,7 +10,7 @@ after it: what concerns others is passed over, and columns that depend on the wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -200,7 +200,7 @@ class Replay:
             return events
         count = max(0, min(len(events), self._until_seq - commit.first_seq + 1))
         for n in range(count):
-            event = self._concerning(events[n]) if self.partial else events[n]
+            event = concerning(events[n], state, self._is_known) if self.partial else events[n]
             try:
                 if event is None:
                     state.last_seq += 1
@@ -225,29 +225,11 @@ class Replay:
         """Only a submission with content to compare may have an id that was another task's before."""
         if event.rare is not None and event.rare.content is not None:
             task_id = event.task_id
-            if task_id in self.machine.state.dirty_tasks or self.scratch.has("tasks", task_id):
+            if self._is_known(task_id):
                 self.chosen_again.add(task_id)
 
-    def _concerning(self, event: Any) -> Any:
-        """The event, as far as it concerns tasks submitted since the log's beginning; None when it does not."""
-        state = self.machine.state
-        match event:
-            case submission.TaskSubmitted():
-                return event
-            case submission.RunAdded():
-                known = event.task_id in state.dirty_tasks or self.scratch.has("tasks", event.task_id)
-                return event if known or event.task_id in state.tasks else None
-            case attempts.RunsPromoted():
-                ids = [run_id for run_id in event.run_ids if run_id in state.runs]
-                return replace(event, run_ids=ids) if ids else None
-            case control.TaskCanceled():
-                return event if event.task_id in state.tasks else None
-            case control.Paused() | control.Resumed():
-                return None
-            case epochs.EngineOpened() | epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned():
-                return None
-            case _:
-                return event if event.run_id in state.runs else None
+    def _is_known(self, task_id: bytes) -> bool:
+        return task_id in self.machine.state.dirty_tasks or self.scratch.has("tasks", task_id)
 
     def flush(self) -> None:
         """Project what was touched, and keep its digests."""
@@ -277,6 +259,29 @@ class Replay:
         """Let the scratch go; the state is the caller's to dispose of."""
         self.scratch.close()
         return self.machine.state
+
+
+def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> Any:
+    """The event, as far as it concerns tasks submitted since a pruned log's beginning; None when it does not.
+
+    ``is_known`` says whether a task that has ended is one of those.
+    """
+    match event:
+        case submission.TaskSubmitted():
+            return event
+        case submission.RunAdded():
+            return event if event.task_id in state.tasks or is_known(event.task_id) else None
+        case attempts.RunsPromoted():
+            ids = [run_id for run_id in event.run_ids if run_id in state.runs]
+            return replace(event, run_ids=ids) if ids else None
+        case control.TaskCanceled():
+            return event if event.task_id in state.tasks else None
+        case control.Paused() | control.Resumed():
+            return None
+        case epochs.EngineOpened() | epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned():
+            return None
+        case _:
+            return event if event.run_id in state.runs else None
 
 
 def _opened(projection: Projection) -> Projection:

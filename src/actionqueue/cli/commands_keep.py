@@ -8,13 +8,14 @@ from pathlib import Path
 
 from actionqueue.administer import restore as restore_store
 from actionqueue.cli.opening import open_store, store_path
+from actionqueue.cli.progress import Progress
 from actionqueue.cli.render import plain, print_json, size
 from actionqueue.cli.running import DONE, FAILED
 
 
 def verify(options: Namespace) -> int:
     """Check everything; exit code 1 when something is wrong."""
-    progress = Progress()
+    progress = Progress("checking")
     try:
         report = open_store(options).verify(progress=progress if sys.stderr.isatty() else None)
     finally:
@@ -24,25 +25,6 @@ def verify(options: Namespace) -> int:
     else:
         print(report)
     return DONE if report.ok else FAILED
-
-
-class Progress:
-    """A line on the terminal that says how far it is."""
-
-    def __init__(self) -> None:
-        self._shown = ""
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """Say so, where it changed."""
-        line = f"checking the {phase}" + (f" {min(100, 100 * done // total)} %" if total else "")
-        if line != self._shown:
-            self._shown = line
-            print(f"\r\x1b[K{line} …", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def backup(options: Namespace) -> int:

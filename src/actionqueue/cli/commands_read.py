@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actionqueue.cli.live import redraw
-from actionqueue.cli.opening import filters_of, open_store
+from actionqueue.cli.opening import filters_of, open_at, open_store
 from actionqueue.cli.render import (
     Column,
     ago,
@@ -33,26 +33,26 @@ ROWS_ON_TERMINAL = 20
 
 def runs(options: Namespace) -> int:
     """List runs, or refused commands."""
-    client = open_store(options)
     if options.refused:
-        return _refused(options, client)
+        return _refused(options, open_store(options))
+    client, now = open_at(options)
     wanted = filters_of(options, client) | _page_of(options)
-    if options.watch is None or options.json:
-        return _list(options, "runs", client.runs(**wanted), runs_table)
+    if options.watch is None or options.json or options.at is not None:
+        return _list(options, "runs", client.runs(**wanted), runs_table, now)
     redraw(lambda now: runs_table(client.runs(**wanted), now), options.watch, None)
     return DONE
 
 
 def tasks(options: Namespace) -> int:
     """List tasks."""
-    client = open_store(options)
+    client, now = open_at(options)
     wanted = filters_of(options, client) | _page_of(options)
-    return _list(options, "tasks", client.tasks(**wanted), tasks_table)
+    return _list(options, "tasks", client.tasks(**wanted), tasks_table, now)
 
 
 def _refused(options: Namespace, client: StoreClient) -> int:
     page = client.refusals(**_page_of(options))
-    return _list(options, "refusals", page, refusals_table)
+    return _list(options, "refusals", page, refusals_table, datetime.now(UTC))
 
 
 def _page_of(options: Namespace) -> dict[str, Any]:
@@ -62,14 +62,14 @@ def _page_of(options: Namespace) -> dict[str, Any]:
     return {name: value for name, value in (("limit", limit), ("cursor", options.cursor)) if value is not None}
 
 
-def _list(options: Namespace, name: str, page: Page[Any], draw: Any) -> int:
+def _list(options: Namespace, name: str, page: Page[Any], draw: Any, now: datetime) -> int:
     if options.json:
         print_json({name: plain(list(page)), "next_cursor": page.next_cursor})
         return DONE
     if not page:
         note(f"no {name} fit")
         return DONE
-    print(draw(page, datetime.now(UTC)))
+    print(draw(page, now))
     if page.next_cursor is not None:
         note(f"there may be more: --cursor {page.next_cursor}")
     return DONE

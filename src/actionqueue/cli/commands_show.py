@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from actionqueue.cli.commands_read import progress_of, runs_table, took
-from actionqueue.cli.opening import find_id, open_store
+from actionqueue.cli.opening import find_id, open_at
 from actionqueue.cli.render import (
     Column,
     ago,
@@ -22,7 +22,7 @@ from actionqueue.cli.render import (
     table,
 )
 from actionqueue.cli.running import DONE
-from actionqueue.core.errors import UnknownTask
+from actionqueue.core.errors import UnknownRun, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.records import AttemptRecord, Page, RunRecord, TaskRecord
 from actionqueue.store_client import StoreClient
@@ -32,19 +32,19 @@ RUNS_SHOWN_MAX = 50
 
 def show(options: Namespace) -> int:
     """A run or a task, by any unique ending of its id."""
-    client = open_store(options)
+    client, now = open_at(options)
     id = find_id(client, options.id)
     if isinstance(id, RunId):
-        _show_run(client, id, as_json=options.json)
+        _show_run(client, id, now, as_json=options.json)
     else:
-        _show_task(client, id, as_json=options.json)
+        _show_task(client, id, now, as_json=options.json)
     return DONE
 
 
-def _show_run(client: StoreClient, id: RunId, *, as_json: bool) -> None:
+def _show_run(client: StoreClient, id: RunId, now: datetime, *, as_json: bool) -> None:
     run = client.get_run(id)
     task, history = client.get_task(run.task_id), client.history(id)
-    payload, result = _payload(client, run.task_id), client.get_result(id)
+    payload, result = _payload(client, run.task_id), _result(client, run)
     if as_json:
         print_json(
             {
@@ -53,7 +53,7 @@ def _show_run(client: StoreClient, id: RunId, *, as_json: bool) -> None:
             }
         )  # fmt: skip
         return
-    now, width = datetime.now(UTC), columns_of_terminal()
+    width = columns_of_terminal()
     print(fields(_run_fields(run, task, payload, result, now), width))
     if run.attempts:
         print(f"\nattempts\n{_attempts_table(run, now, width)}")
@@ -132,19 +132,33 @@ def _printable(line: str) -> str:
 
 def _payload(client: StoreClient, task_id: TaskId) -> bytes | None:
     try:
-        return client.get_payload(task_id)
+        return _bodies(client).get_payload(task_id)
     except UnknownTask:
         return None
 
 
-def _show_task(client: StoreClient, id: TaskId, *, as_json: bool) -> None:
+def _result(client: StoreClient, run: RunRecord) -> bytes | None:
+    if run.state != "completed":
+        return None
+    try:
+        return _bodies(client).get_result(run.id)
+    except UnknownRun:
+        return None
+
+
+def _bodies(client: StoreClient) -> StoreClient:
+    """Payloads and results are not in the log: the past's are those of the present."""
+    return getattr(client, "present", client)
+
+
+def _show_task(client: StoreClient, id: TaskId, now: datetime, *, as_json: bool) -> None:
     task = client.get_task(id)
     runs = client.runs(task=id, limit=1000 if as_json else RUNS_SHOWN_MAX)
     payload = _payload(client, id)
     if as_json:
         print_json({"task": plain(task), "runs": plain(list(runs)), **stored(payload, "payload")})
         return
-    now, width = datetime.now(UTC), columns_of_terminal()
+    width = columns_of_terminal()
     print(fields(_task_fields(task, payload, now), width))
     print(f"\nruns\n{runs_table(Page(list(runs), None), now)}")
     if runs.next_cursor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actionqueue.cli.parser import FILTERS, store_of
+from actionqueue.cli.progress import Progress
+from actionqueue.cli.render import moment
 from actionqueue.cli.running import Misuse, note
 from actionqueue.core.errors import Conflict, InvalidDuration, NoEngine, StoreUnavailable, UnknownRun
 from actionqueue.core.ids import RunId, TaskId
@@ -27,6 +30,25 @@ def open_store(options: Namespace) -> StoreClient:
     client = StoreClient(existing_path(options), decide_wait=0)
     options.opened.append(client)
     return client
+
+
+def open_at(options: Namespace) -> tuple[StoreClient, datetime]:
+    """The named store and now; or, with ``--at``, the store as it was then, and then. Raises ``BeyondLog``."""
+    client = open_store(options)
+    if options.at is None:
+        return client, datetime.now(UTC)
+    from actionqueue.past import PastStore
+
+    at = instant(options.at, "--at")
+    progress = Progress()
+    try:
+        past = PastStore(client, at, progress=progress if sys.stderr.isatty() else None)
+    finally:
+        progress.end()
+    options.opened.append(past)
+    if past.begins_at is not None:
+        note(f"the log begins at {moment(past.begins_at)}: what was submitted before is not shown")
+    return past, at
 
 
 def existing_path(options: Namespace) -> Path:

@@ -123,9 +123,11 @@ def _reading(commands: Commands) -> None:
     tasks = _command(commands, "tasks", "commands_read:tasks", "list tasks, newest first")
     _filters(tasks, "task", "handler", "queue", "key", "since", "until")
     _paged(tasks)
+    _past(tasks)
     runs = _command(commands, "runs", "commands_read:runs", "list runs, newest first")
     _filters(runs, *FILTERS)
     _paged(runs)
+    _past(runs)
     runs.add_argument(
         "--refused", action="store_true", help="list the commands of other processes that were refused instead"
     )
@@ -134,6 +136,7 @@ def _reading(commands: Commands) -> None:
         commands, "show", "commands_show:show", "show a run or a task: attempts, history, arguments, result"
     )
     show.add_argument("id", metavar="ID", help="of a run or a task")
+    _past(show)
     _command(commands, "stats", "commands_read:stats", "count runs by state, and say who the engine is")
     top = _command(commands, "top", "top:top", "watch the queue live")
     top.add_argument("--once", action="store_true", help="print one frame and end")
@@ -173,6 +176,17 @@ def _keeping(commands: Commands) -> None:
         "commands_keep:verify",
         "check every byte of the store, and that its log leads to its tables",
     )
+    audit = _command(
+        commands,
+        "audit",
+        "commands_proof:audit",
+        "account for every task: the runs it implies, has, and how they ended",
+    )
+    _filters(audit, "since", "until")
+    audit.add_argument("--quiet", action="store_true", help="only what is not consistent, and the sums")
+    export = _command(commands, "export", "commands_proof:export", "write the log as JSON lines on stdout")
+    _filters(export, "since", "until")
+    export.add_argument("--redact", action="store_true", help="without names, keys, messages and other texts of yours")
     backup = _command(commands, "backup", "commands_keep:backup", "copy the store to a new file while it is in use")
     backup.add_argument("path", metavar="PATH", help="the new file")
     restore = _command(
@@ -212,6 +226,12 @@ def _paged(parser: Parser) -> None:
         help="at most so many, 1 to 1000 (default: 100, 20 on a terminal)",
     )
     parser.add_argument("--cursor", metavar="ID", help="go on after this one (next_cursor of a page)")
+
+
+def _past(parser: Parser) -> None:
+    parser.add_argument(
+        "--at", metavar="INSTANT", help="as it was at that instant, as far back as the log reaches; or an age"
+    )
 
 
 def _bulk(parser: Parser) -> None:

@@ -1,0 +1,114 @@
+"""The log as JSON lines: every event there and back, nothing of the application in a redacted one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import json
+
+from actionqueue.core.check import check, fingerprint
+from actionqueue.core.errors import InvalidSubmission
+from actionqueue.core.machine import Machine
+from actionqueue.core.state import State
+from actionqueue.core.submission import TaskSubmitted
+from actionqueue.export import export_lines, read_export
+from actionqueue.store.codec import CHAIN_START, EVENTS_VERSION, encode_events
+from actionqueue.store.port import Commit
+from tests.core.random_stories import act_out, drawn
+from tests.core.test_codec import EVENT_KINDS, one_of
+
+
+class OneCommit:
+    """A log of one commit."""
+
+    def __init__(self, events: list[Any]) -> None:
+        self._events = events
+
+    def commits(self, after_seq: int) -> Iterator[Commit]:
+        count = len(self._events)
+        yield Commit(after_seq + 1, after_seq + count, 5, 1, EVENTS_VERSION, encode_events(self._events), CHAIN_START)
+
+
+@given(st.lists(one_of(EVENT_KINDS), min_size=1, max_size=3))
+def test_every_event_comes_back_as_it_was(events: list[Any]) -> None:
+    lines = list(export_lines(OneCommit(events)))
+
+    (commit,) = read_export(lines)
+    assert list(commit.events) == events
+    assert (commit.first_seq, commit.last_seq, commit.at, commit.epoch) == (1, len(events), 5, 1)
+
+
+@pytest.fixture(scope="module")
+def log() -> list[Any]:
+    """Everything that can happen, some of it."""
+    return act_out(drawn(3, 600)).log
+
+
+def replayed(events: Iterable[Any]) -> State:
+    machine = Machine()
+    machine.replay(events)
+    return machine.state
+
+
+def read_back(lines: Iterable[str]) -> list[Any]:
+    return [event for commit in read_export(lines) for event in commit.events]
+
+
+def test_a_story_replays_from_its_export_to_the_same_state(log: list[Any]) -> None:
+    assert fingerprint(replayed(read_back(export_lines(OneCommit(log))))) == fingerprint(replayed(log))
+
+
+def test_a_redacted_export_replays_and_holds_no_text_of_the_application(log: list[Any]) -> None:
+    lines = list(export_lines(OneCommit(log), redact=True))
+    plain = list(export_lines(OneCommit(log)))
+
+    state, whole = replayed(read_back(lines)), replayed(log)
+    assert check(state) == []
+    assert state.counts == whole.counts
+    assert state.tasks.keys() == whole.tasks.keys()
+    for text in ("missing", "mail", "ValueError: "):
+        if any(f'"{text}"' in line for line in plain):
+            assert not any(f'"{text}"' in line for line in lines)
+    assert json.decode(lines[0])["redacted"] is True
+    handlers = {event.handler for event in log if isinstance(event, TaskSubmitted)}
+    tokens = re.findall(r'"event":"TaskSubmitted"[^}]*?"handler":"(~[0-9a-f]{8})"', lines[1])
+    assert len(set(tokens)) == len(handlers), "equal texts have equal tokens"
+
+
+def test_two_redacted_exports_have_no_token_in_common(log: list[Any]) -> None:
+    first, second = (set(re.findall("~[0-9a-f]{8}", "".join(export_lines(OneCommit(log), redact=True)))) for _ in "12")
+
+    assert first
+    assert not first & second
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2"),
+        ('{"first_seq": 1}', "line 2"),
+        ('{"first_seq":1,"last_seq":1,"at":0,"epoch":1,"events":[{"event":"Nonsense"}]}', "no event 'Nonsense'"),
+        ('{"first_seq":1,"last_seq":1,"at":0,"epoch":1,"events":[{"event":"EngineOpened","at":1}]}', "line 2"),
+        ("[]", "line 2"),
+    ],
+)
+def test_a_line_that_is_none_of_an_export_is_named(line: str, said: str) -> None:
+    with pytest.raises(InvalidSubmission, match=said):
+        list(read_export(['{"actionqueue_export": 1}', line]))
+
+
+@pytest.mark.parametrize("lines", [[], ["{}"], ["[]"], ['{"actionqueue_export": 2}']])
+def test_what_has_no_header_of_ours_is_no_export(lines: list[str]) -> None:
+    with pytest.raises(InvalidSubmission, match="header"):
+        list(read_export(lines))
+
+
+def test_an_export_of_an_empty_range_is_a_header(log: list[Any]) -> None:
+    assert len(list(export_lines(OneCommit(log), since=10))) == 1
+    assert len(list(export_lines(OneCommit(log), until=5))) == 1
+    assert len(list(export_lines(OneCommit(log), since=5, until=6))) == 2
