@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from actionqueue import ActionQueue
+from actionqueue.core.control import CancelRun
 from actionqueue.core.errors import StoreUnavailable
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import Submission
-from actionqueue.core.state import COMPLETED, FAILED, State
+from actionqueue.core.state import CANCELED, COMPLETED, FAILED, State
 from actionqueue.core.submission import Submit
 from actionqueue.engine import writer as writers
 from actionqueue.engine.effects import RECENT_ENDED_MAX, Effects
@@ -164,6 +165,44 @@ def test_one_executor_that_fails_does_not_keep_another_from_starting() -> None:
             ("interrupted", "not_started"),
             ("completed", ""),
         ]
+
+
+class Stubborn(Hand):
+    """Raises in one of the port's methods."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.raises_in = method
+
+    def stop(self, attempt_id: bytes, reason: str, *, force: bool) -> None:
+        super().stop(attempt_id, reason, force=force)
+        if self.raises_in == "stop":
+            raise RuntimeError("Event loop is closed")
+
+    def abandon(self, attempt_id: bytes) -> None:
+        super().abandon(attempt_id)
+        if self.raises_in == "abandon":
+            raise RuntimeError("Event loop is closed")
+
+
+@pytest.mark.parametrize("method", ["stop", "abandon"])
+def test_an_executor_that_cannot_stop_an_attempt_keeps_nothing_else_from_happening(method: str) -> None:
+    store, hand, clock = MemoryStore(), Stubborn(method), ManualClock()
+    items = [submission(max_attempts=1) for _ in range(2)]
+    with engine_on(store, hand, clock) as engine:
+        submit_all(engine, *items)
+        for _ in items:
+            hand.take()
+        for item in items:
+            assert reply_of(send(engine, CancelRun(item.run_id))) is True
+        advance(engine, clock, "61s")
+        assert [ended(engine, item).state for item in items] == [CANCELED] * 2
+        assert (len(hand.stops), len(hand.abandoned)) == (2, 2)
+        later = submission()
+        submit_all(engine, later)
+        complete(hand, later)
+        assert engine.fenced is None
+    check_sound(store)
 
 
 # --- arguments that have left memory ------------------------------------------------------------------------------------

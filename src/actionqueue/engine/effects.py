@@ -78,15 +78,7 @@ class Effects:
         if turn.settled:
             settled, turn.settled = turn.settled, []
             settle_all(settled)
-        executors = self._engine.executors
-        for name, attempt_id, reason, force in turn.stops:
-            executors[name].stop(attempt_id, reason, force=force)
-        for name, attempt_id in turn.abandoned:
-            if name in executors:
-                executors[name].abandon(attempt_id)
-                logger.warning(
-                    "attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex()
-                )
+        self._stop(turn)
         if turn.lookups:
             posts, turn.lookups = turn.lookups, []
             self._jobs.put(lambda asking: self._look_up(asking, posts))
@@ -139,6 +131,27 @@ class Effects:
                 logger.exception("the %s executor could not start attempts; they are tried again in a second", name)
                 running = set(executor.running())
                 self._put_off([each for each in assignments if each.attempt_id not in running])
+
+    def _stop(self, turn: Turn) -> None:
+        """Stops and hand-backs; what an executor makes of them is its own affair, and keeps nothing else from going out."""
+        executors = self._engine.executors
+        for name, attempt_id, reason, force in turn.stops:
+            try:
+                executors[name].stop(attempt_id, reason, force=force)
+            except Exception:
+                logger.exception(
+                    "the %s executor could not stop attempt %s; it is given up when its grace is over",
+                    name,
+                    attempt_id.hex(),
+                )
+        for name, attempt_id in turn.abandoned:
+            if name not in executors:
+                continue
+            logger.warning("attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex())
+            try:
+                executors[name].abandon(attempt_id)
+            except Exception:
+                logger.exception("the %s executor may still be blocked by attempt %s", name, attempt_id.hex())
 
     def _put_off(self, assignments: Sequence[Assignment]) -> None:
         """What could not be started has not run: uncounted, and due again soon."""
