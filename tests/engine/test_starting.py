@@ -11,7 +11,7 @@ import pytest
 
 from actionqueue import ActionQueue
 from actionqueue.core.control import CancelRun
-from actionqueue.core.errors import StoreUnavailable
+from actionqueue.core.errors import StoreDamaged, StoreUnavailable
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, State
@@ -303,6 +303,46 @@ def test_an_attempt_whose_arguments_are_damaged_fails_for_good_and_the_others_st
         assert engine.fenced is None
     row = store.reader().runs_by_id([bad.run_id])[bad.run_id]
     assert row[15] == 1, "one attempt, and no more"
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_arguments_on_a_damaged_page_fail_their_attempts_alone_while_the_rest_can_be_read(
+    is_local: bool, nothing_kept: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be read, no run is to blame: the engine stops, and the attempts are only lost."""
+    damage = StoreDamaged("database disk image is malformed", place="tables (SQLITE_CORRUPT)")
+    store, hand, clock = MemoryStore(), Hand(), ManualClock()
+    items = [submission(max_attempts=5, delay_us=HOUR_US) for _ in range(4)]
+    bad = items[2].task_id
+    blobs, projected_seq = MemoryReader.blobs, MemoryReader.projected_seq
+
+    def read(self: MemoryReader, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        if bad in ids or not is_local:
+            raise damage
+        return blobs(self, ids)
+
+    def look(self: MemoryReader) -> int:
+        if not is_local:
+            raise damage
+        return projected_seq(self)
+
+    with engine_on(store, hand, clock) as engine:
+        submit_all(engine, *items)
+        ask(engine, lambda state: None)
+        monkeypatch.setattr(MemoryReader, "blobs", read)
+        monkeypatch.setattr(MemoryReader, "projected_seq", look)
+        clock.move("1h")
+        engine._wake.set()
+        if is_local:
+            told = ended(engine, items[2])
+            assert (told.state, told.reason) == (FAILED, "payload_damaged")
+            complete(hand, *(item for item in items if item.task_id != bad))
+            assert engine.fenced is None
+        else:
+            eventually(lambda: engine.fenced is not None, "it stops")
+            assert hand.handed_over == 0
+    monkeypatch.undo()
+    check_sound(store)
 
 
 def test_a_closed_engine_has_let_go_of_the_files_it_read_arguments_from(nothing_kept: None, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actionqueue.core.attempts import AttemptFinished
-from actionqueue.core.errors import ActionQueueError, StoreUnavailable, UnknownTask
+from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreUnavailable, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.state import FAILED, RETRY_WAIT, Outcome
 from actionqueue.engine import lookups
@@ -161,7 +162,7 @@ class Effects:
         """Read what has left memory; an attempt whose arguments are damaged fails for good instead of starting."""
         withheld: list[Assignment] = []
         try:
-            bodies = self._payloads.ask(lambda reader: reader.blobs([each.task_id for each in turn.unread]))
+            bodies = self._bodies([each.task_id for each in turn.unread])
         except StoreUnavailable as error:
             logger.warning("arguments cannot be read now (%s); their attempts are tried again in a second", error)
             withheld = turn.unread
@@ -173,6 +174,20 @@ class Effects:
             for assignments in turn.starts.values():
                 assignments[:] = [each for each in assignments if each.attempt_id not in ids]
 
+    def _bodies(self, task_ids: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Arguments by task, without those that are on a damaged page; raises when nothing can be read any more."""
+        ask = self._payloads.ask
+        try:
+            return ask(lambda reader: reader.blobs(task_ids))
+        except StoreDamaged as error:
+            ask(lambda reader: reader.projected_seq())
+            logger.error("arguments are damaged, and are read one by one: %s", error)  # noqa: TRY400
+        bodies: dict[bytes, bytes] = {}
+        for task_id in task_ids:
+            with suppress(StoreDamaged):
+                bodies.update(ask(lambda reader, task_id=task_id: reader.blobs([task_id])))  # type: ignore[misc]
+        return bodies
+
     def _give_payloads(self, unread: list[Assignment], bodies: Mapping[bytes, bytes]) -> list[Assignment]:
         damaged: list[Assignment] = []
         for assignment in unread:
@@ -181,7 +196,7 @@ class Effects:
                 assignment.payload = body
             else:
                 damaged.append(assignment)
-        message = "the stored arguments are missing or do not match their digest: bytes changed on disk"
+        message = "the stored arguments are missing, unreadable or do not match their digest: bytes changed on disk"
         self._engine.report([failed(each, "payload_damaged", message, terminal=True) for each in damaged])
         return damaged
 
