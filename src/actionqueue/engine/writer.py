@@ -15,7 +15,7 @@ from actionqueue.core import attempts, control, submission
 from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, Progress
 from actionqueue.core.control import CancelRequested, TaskCanceled
 from actionqueue.core.epochs import Prune
-from actionqueue.core.errors import ActionQueueError, StoreError, UnknownRun, UnknownTask
+from actionqueue.core.errors import ActionQueueError, StoreError, StoreUnavailable, UnknownRun, UnknownTask
 from actionqueue.core.machine import Machine
 from actionqueue.core.places import Slots
 from actionqueue.core.retry import AttemptTerms
@@ -33,6 +33,8 @@ PROJECTION_DELAY_US = 100_000
 PROJECTION_ROWS_MAX = 4_000
 LOOK_UP_AGAIN_US = 1_000_000
 """How long a command from the inbox rests after its look-up failed; each one costs a commit."""
+LOOK_UPS_MAX = 5
+"""How often what a command from the inbox speaks of is looked for where the store is damaged; then it is refused."""
 PAYLOAD_CACHE_BYTES = 32 * 1024 * 1024
 """Arguments of waiting tasks kept in memory; those beyond it are read from the store when they start."""
 
@@ -115,7 +117,7 @@ class Writer:
             return
         if post.as_of is not None:
             self._looking_up -= 1
-            if post.failure is not None and post.command_id is not None and isinstance(post.failure, StoreError):
+            if post.failure is not None and post.command_id is not None and _may_pass(post):
                 self._later.append((now + LOOK_UP_AGAIN_US, post))  # an answer would be recorded, and this is none
                 return
             if post.failure is not None:
@@ -459,6 +461,15 @@ class Writer:
             or len(state.dirty_runs) >= PROJECTION_ROWS_MAX
             or (not self.mailbox and not state.counts[RUNNING] and not self.turn.starts)
         )
+
+
+def _may_pass(post: Post) -> bool:
+    """Whether a failed look-up is worth another try: while the store is unavailable always, for other troubles of it
+    a few times."""
+    if isinstance(post.failure, StoreUnavailable):
+        return True
+    post.failures += 1
+    return isinstance(post.failure, StoreError) and post.failures < LOOK_UPS_MAX
 
 
 def _needs_facts(command: Submit) -> bool:
