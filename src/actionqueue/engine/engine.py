@@ -97,6 +97,7 @@ class Engine:
         self._closing = False
         self._closed = False
         self._threads: dict[str, threading.Thread] = {}
+        self._begun: list[Executor] = []
         self._idle_tickets: list[Ticket] = []
         self.quiet = threading.Event()
         """What waits between two tries or looks; set when the engine is closed, so that nobody does any more."""
@@ -106,12 +107,14 @@ class Engine:
     def open(self) -> None:
         """Take the store, load its live state, declare what the last epoch left open lost, and start the threads."""
         opened = self.store.open(pid=os.getpid(), host=socket.gethostname())
-        self.opened = opened
         try:
-            machine = self._load(opened)
+            self._begin(opened, self._load(opened))
         except BaseException:
-            self.store.close()
+            self._abort_opening()
             raise
+
+    def _begin(self, opened: Opened, machine: Machine) -> None:
+        self.opened = opened
         self._committer.continue_after(opened)
         self.clock = self._clock or SystemClock(machine.state.last_at)
         self.writer = Writer(machine, self._next_id, stop_grace_us=self._stop_grace_us)
@@ -132,8 +135,27 @@ class Engine:
             places.register(runnable.name, executor_name, terms)
         self.writer.ask_projection()
         for executor in self.executors.values():
+            self._begun.append(executor)
             executor.begin(self.report)
         self._start_threads()
+
+    def _abort_opening(self) -> None:
+        """Opening failed: nothing was committed, and all that it began ends."""
+        self.opened = None
+        self._closing = self._closed = True
+        self._wake.set()
+        if "commit" in self._threads:
+            self._committer.stop()
+        if "lookups" in self._threads:
+            self.effects.stop()
+        for thread in self._threads.values():
+            self._join(thread)
+        for executor in self._begun:
+            try:
+                executor.close(1.0)
+            except Exception:
+                logger.exception("the %s executor could not be closed", executor.name)
+        self.store.close()
 
     def _load(self, opened: Opened) -> Machine:
         machine = Machine(load(*self.store.live_rows()), live_runs_max=self._live_runs_max)
@@ -165,13 +187,15 @@ class Engine:
         )
 
     def _start_threads(self) -> None:
+        """Each after those it hands things to, so that nothing is begun that they could not carry out."""
         for name, target in (
-            ("writer", self._run_writer),
-            ("commit", self._committer.run),
             ("lookups", self.effects.run_lookups),
+            ("commit", self._committer.run),
+            ("writer", self._run_writer),
         ):
-            self._threads[name] = threading.Thread(target=target, name=f"actionqueue-{name}", daemon=True)
-            self._threads[name].start()
+            thread = threading.Thread(target=target, name=f"actionqueue-{name}", daemon=True)
+            thread.start()
+            self._threads[name] = thread
 
     @property
     def projected_seq(self) -> int:
