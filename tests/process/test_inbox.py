@@ -148,3 +148,15 @@ def test_controls_work_from_a_process_that_is_not_the_engine(store: Path, client
         eventually(lambda: len(job.runs()) == 2, "it is projected")
         assert job.result(timeout=PATIENCE_S) == 1
         assert client.get_run(again).retry_of == job.run_id
+
+
+def test_an_inbox_that_is_deleted_under_a_running_engine_is_made_anew(store: Path, client: ActionQueue) -> None:
+    """What was in it is gone with it; what is sent afterwards, by whomever, is decided by this engine."""
+    with make_queue(store).running():
+        assert client.handlers["echo"].submit(1).result(timeout=PATIENCE_S) == 1
+        for path in store.parent.glob(f"{store.name}.inbox*"):
+            path.unlink()
+        assert client.handlers["echo"].submit(2).result(timeout=PATIENCE_S) == 2
+        other = make_queue(store, role="client")
+        assert other.handlers["echo"].submit(3).result(timeout=PATIENCE_S) == 3
+        other.close()

@@ -57,8 +57,8 @@ class Rows(Protocol):
         """Of the oldest those not known: (row id, command id, at, version, body or None when damaged)."""
         ...
 
-    def delete(self, row_ids: list[int]) -> None:
-        """Forget these."""
+    def delete(self, rows: list[tuple[int, bytes]]) -> None:
+        """Forget these, by row id and command id."""
         ...
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class InboxReader:
     def _delete_done(self) -> None:
         done = list(self._done)
         if done:
-            self._inbox.delete([row_id for row_id, _ in done])
+            self._inbox.delete(done)
             for _, command_id in done:
                 self._done.popleft()
                 self._in_flight.discard(command_id)
