@@ -13,7 +13,7 @@ from actionqueue import ActionQueue
 from actionqueue.core.control import CancelRun
 from actionqueue.core.errors import StoreDamaged, StoreUnavailable
 from actionqueue.core.run import RunState
-from actionqueue.core.spec import Submission
+from actionqueue.core.spec import Submission, TaskOptions
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, State
 from actionqueue.core.submission import Submit
 from actionqueue.engine import writer as writers
@@ -21,6 +21,7 @@ from actionqueue.engine.effects import RECENT_ENDED_MAX, Effects
 from actionqueue.engine.engine import Engine
 from actionqueue.engine.tickets import ThreadTicket
 from actionqueue.engine.work import Ended
+from actionqueue.executors.endings import TerminalFailure
 from actionqueue.executors.port import Assignment
 from actionqueue.store.memory import MemoryReader, MemoryStore
 from actionqueue.verify import verify
@@ -203,6 +204,48 @@ def test_an_executor_that_cannot_stop_an_attempt_keeps_nothing_else_from_happeni
         complete(hand, later)
         assert engine.fenced is None
     check_sound(store)
+
+
+# --- when the clock of a timeout starts ---------------------------------------------------------------------------------
+
+
+class Telling(Hand):
+    """Says when it calls a handler."""
+
+    tells_calls = True
+
+
+def test_where_getting_ready_takes_a_while_a_timeout_counts_from_the_call() -> None:
+    store, hand, clock = MemoryStore(), Telling(), ManualClock()
+    item = submission(max_attempts=1, options=TaskOptions(timeout_us=1_000_000))
+    with engine_on(store, hand, clock) as engine:
+        submit_all(engine, item)
+        attempt = hand.take()
+        advance(engine, clock, "1h")
+        assert hand.stops == []
+
+        hand.calls(attempt)
+        ask(engine, lambda state: None)
+        advance(engine, clock, "999999us")
+        assert hand.stops == []
+        advance(engine, clock, "1us")
+        assert hand.stops == [(attempt.attempt_id, "timed_out")]
+        hand.returns(attempt)
+        assert ended(engine, item).reason == "timed_out"
+        hand.calls(attempt)  # which nobody listens to any more
+        advance(engine, clock, "1h")
+        assert not engine.writer.stopping
+    check_sound(store)
+
+
+def test_elsewhere_it_counts_from_the_start_of_the_attempt() -> None:
+    hand, clock = Hand(), ManualClock()
+    with engine_on(MemoryStore(), hand, clock) as engine:
+        submit_all(engine, submission(options=TaskOptions(timeout_us=1_000_000)))
+        attempt = hand.take()
+        advance(engine, clock, "1s")
+        assert hand.stops == [(attempt.attempt_id, "timed_out")]
+        hand.raises(attempt, TerminalFailure())
 
 
 # --- arguments that have left memory ------------------------------------------------------------------------------------

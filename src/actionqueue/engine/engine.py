@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from actionqueue.core.attempts import Finish, Progress
 from actionqueue.core.epochs import SERVED
 from actionqueue.core.errors import (
     ActionQueueError,
@@ -44,7 +43,7 @@ from actionqueue.engine.tickets import ThreadTicket, Ticket
 from actionqueue.engine.wake import Wake
 from actionqueue.engine.work import Post, Turn
 from actionqueue.engine.writer import Writer
-from actionqueue.executors.port import Executor, Runnable
+from actionqueue.executors.port import Executor, Report, Runnable
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Opened, Reader, Store
 
@@ -119,6 +118,7 @@ class Engine:
         self.clock = self._clock or SystemClock(machine.state.last_at)
         self.writer = Writer(machine, self._next_id, stop_grace_us=self._stop_grace_us)
         self.writer.runnables = self.runnables
+        self.writer.tell_calls = frozenset(each.name for each in self.executors.values() if each.tells_calls)
         self.effects = Effects(self)
         self.writer.recent = self.effects.recent
         places = machine.state.places
@@ -242,7 +242,7 @@ class Engine:
             )
         return None
 
-    def report(self, reports: Sequence[Finish | Progress]) -> None:
+    def report(self, reports: Sequence[Report]) -> None:
         """What executors say of attempts; taken in any condition, it waits while the store is unavailable."""
         self.writer.mailbox.extend(reports)
         self._wake.set()

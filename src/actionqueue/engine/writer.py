@@ -25,7 +25,7 @@ from actionqueue.core.submission import Submit
 from actionqueue.engine.stopping import Stopping
 from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended, Post, Turn
-from actionqueue.executors.port import Assignment, Runnable
+from actionqueue.executors.port import Assignment, Called, Report, Runnable
 from actionqueue.store.codec import encode_slots, summary_of
 
 POSTS_PER_STEP_MAX = 256
@@ -44,9 +44,11 @@ class Writer:
 
     def __init__(self, machine: Machine, next_id: Callable[[int], bytes], *, stop_grace_us: int) -> None:
         self.machine = machine
-        self.mailbox: deque[Post | Finish | Progress] = deque()
+        self.mailbox: deque[Post | Report] = deque()
         """Commands, and what executors report (as it is: there is nobody to answer)."""
         self.runnables: Mapping[str, tuple[Runnable, str, AttemptTerms]] = {}
+        self.tell_calls: frozenset[str] = frozenset()
+        """Executors that say when they call a handler; elsewhere the clock of a timeout starts with the attempt."""
         self.questions: deque[tuple[Callable[[Turn], None]]] = deque()
         self.turn = Turn()
         self.draining = False
@@ -89,8 +91,10 @@ class Writer:
                 self._finish(post, now, turn)
             elif type(post) is Progress:
                 self._handle(Post(post), now, turn)
+            elif type(post) is Called:
+                self._called(post, now)
             else:
-                self._in_hand = post  # type: ignore[assignment]  # the third of three kinds
+                self._in_hand = post  # type: ignore[assignment]  # the last of four kinds
                 self._handle(post, now, turn)  # type: ignore[arg-type]
                 self._in_hand = None
         for _ in range(len(self.questions)):
@@ -209,7 +213,7 @@ class Writer:
     def _note_starts(self, events: list[Any], first: int, turn: Turn) -> None:
         state = self.machine.state
         runs, starts, payloads, stopping = state.runs, turn.starts, self._payloads, self.stopping
-        runnables = self.runnables
+        runnables, tell_calls = self.runnables, self.tell_calls
         for n in range(first, len(events)):
             event = events[n]
             if type(event) is not AttemptStarted:
@@ -235,8 +239,16 @@ class Writer:
                 starts[name].append(assignment)
             else:
                 starts[name] = [assignment]
-            if timeout_us is not None:
+            if timeout_us is not None and name not in tell_calls:
                 stopping.watch(run, attempt, event.at + timeout_us)
+
+    def _called(self, report: Called, now: int) -> None:
+        run = self.machine.state.runs.get(report.run_id)
+        attempt = None if run is None else run.attempt
+        if run is None or attempt is None or (attempt.id, attempt.fence) != (report.attempt_id, report.fence):
+            return
+        if attempt.terms.timeout_us is not None:
+            self.stopping.watch(run, attempt, now + attempt.terms.timeout_us)
 
     def _finish(self, report: Finish, now: int, turn: Turn) -> None:
         event = attempts.finish_event(self.machine.state, report, now)
