@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actionqueue.core.errors import StoreUnavailable
+from actionqueue.core.errors import ActionQueueError, StoreUnavailable
 from actionqueue.core.machine import Command
 from actionqueue.core.submission import Submit
-from actionqueue.engine.tickets import LoopTicket, Ticket
+from actionqueue.engine.tickets import CallTicket, LoopTicket, Ticket
 from actionqueue.store.port import Reader
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ class EngineLine:
 
     def await_task(self, task_id: bytes, ticket: Ticket) -> None:
         """Told by the writer; of what this process sent as a client, the inbox may still hold the submission."""
-        if self._former is not None and self._former.has_sent(task_id):
-            self._former.await_task(task_id, ticket)
+        former = self._former
+        if former is not None and former.has_sent(task_id):
+            # it looks into the tables, which must not lag behind what this line was told
+            self.engine.flush(CallTicket(lambda _: _await_in_tables(former, task_id, ticket)))
             return
         refusal = self.engine.fenced
         if refusal is not None:
@@ -106,6 +108,13 @@ class EngineLine:
     def engine_present(self) -> bool:
         """It is here."""
         return True
+
+
+def _await_in_tables(line: ClientLine, task_id: bytes, ticket: Ticket) -> None:
+    try:
+        line.await_task(task_id, ticket)
+    except ActionQueueError as error:
+        ticket.settle(error)
 
 
 def answer_inline(
