@@ -16,7 +16,7 @@ from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, P
 from actionqueue.core.control import CancelRequested, TaskCanceled
 from actionqueue.core.epochs import Prune
 from actionqueue.core.errors import ActionQueueError, StoreError, StoreUnavailable, UnknownRun, UnknownTask
-from actionqueue.core.machine import Machine
+from actionqueue.core.machine import Command, Machine
 from actionqueue.core.places import Slots
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.rows import project
@@ -64,7 +64,9 @@ class Writer:
         """How the latest tasks ended, as far as that is durable; kept by the effects."""
         self._in_hand: Post | None = None
         self._later: deque[tuple[int, Post]] = deque()
-        """Commands from the inbox whose look-up failed, and when it is made again."""
+        """Commands whose look-up failed, those that wait behind them, and when it is made again; by that instant."""
+        self._coming: set[bytes] = set()
+        """Tasks and runs of submissions whose facts are being read: what speaks of them is decided after them."""
         self._looking_up = 0
         """Commands whose facts are being read: while there are any, what ended is not forgotten."""
 
@@ -116,6 +118,7 @@ class Writer:
         command = post.command
         kind = type(command)
         if kind is Submit and post.as_of is None and _needs_facts(command):  # type: ignore[arg-type]
+            self._coming.update(_ids_of(command))  # type: ignore[arg-type]
             turn.lookups.append(post)
             self._looking_up += 1
             return
@@ -124,16 +127,19 @@ class Writer:
             if post.failure is not None and post.command_id is not None and _may_pass(post):
                 self._later.append((now + LOOK_UP_AGAIN_US, post))  # an answer would be recorded, and this is none
                 return
+            if post.failure is None and self._is_outdated(post):
+                self._look_up(post, turn)
+                return
+            if kind is Submit:
+                self._coming.difference_update(_ids_of(command))  # type: ignore[arg-type]
             if post.failure is not None:
                 self._answer(post, post.failure, turn)
                 return
-            if self._is_outdated(post):
-                self._look_up(post, turn)
-                return
         decision = self.machine.decide(command, now)
         if isinstance(decision, ActionQueueError):
-            if post.as_of is None and isinstance(decision, UnknownRun | UnknownTask):
-                self._look_up(post, turn)
+            may_exist = post.as_of is None or self._is_coming(command)
+            if may_exist and isinstance(decision, UnknownRun | UnknownTask):
+                self._queue_up(post, turn)
                 return
             self._answer(post, decision, turn)
             return
@@ -153,6 +159,17 @@ class Writer:
         self._projection_asked = True
         self._looking_up += 1
         turn.lookups.append(post)
+
+    def _is_coming(self, command: Command) -> bool:
+        """Whether it speaks of what a command before it may be about to make."""
+        return getattr(command, "task_id", None) in self._coming or getattr(command, "run_id", None) in self._coming
+
+    def _queue_up(self, post: Post, turn: Turn) -> None:
+        """Look up what it speaks of, behind the look-ups of the commands before it."""
+        if self._later and self._is_coming(post.command):
+            self._later.append((self._later[-1][0], post))
+        else:
+            self._look_up(post, turn)
 
     def _is_outdated(self, post: Post) -> bool:
         ended_since, as_of = self.machine.state.ended_since, post.as_of
@@ -473,6 +490,10 @@ class Writer:
             or len(state.dirty_runs) >= PROJECTION_ROWS_MAX
             or (not self.mailbox and not state.counts[RUNNING] and not self.turn.starts)
         )
+
+
+def _ids_of(command: Submit) -> list[bytes]:
+    return [id for item in command.items for id in (item.task_id, item.run_id)]
 
 
 def _may_pass(post: Post) -> bool:
