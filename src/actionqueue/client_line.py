@@ -61,10 +61,17 @@ class SentTasks:
 
     def __init__(self) -> None:
         self._sent: OrderedDict[bytes, Sent] = OrderedDict()
+        self.commands_count = 0
+        """Commands that were put into inboxes, of whatever kind."""
         self._lock = threading.Lock()
 
     def __contains__(self, task_id: bytes) -> bool:
         return task_id in self._sent
+
+    def count(self) -> None:
+        """One more command is in an inbox."""
+        with self._lock:
+            self.commands_count += 1
 
     def note(self, command_id: bytes, task_ids: list[bytes]) -> None:
         """That command carries these."""
@@ -173,6 +180,12 @@ class ClientLine:
                 self._inbox = Inbox(self._path)
             inbox = self._inbox
         inbox.put(command_id, body, time.time_ns() // 1000)
+        self._sent.count()
+
+    @property
+    def commands_count(self) -> int:
+        """How many commands this process has put into inboxes."""
+        return self._sent.commands_count
 
     def has_sent(self, task_id: bytes) -> bool:
         """Whether this process sent that submission through the inbox."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from actionqueue.client_line import ClientLine
     from actionqueue.engine.engine import Engine
+    from actionqueue.engine.inbox import InboxReader
 
 Read = Callable[[Reader], Any]
 Decision = tuple[bytes, bytes, bool]
@@ -64,14 +65,33 @@ class EngineLine:
 
     is_engine = True
 
-    def __init__(self, engine: Engine, former: ClientLine | None = None) -> None:
+    def __init__(self, engine: Engine, former: ClientLine | None = None, inbox: InboxReader | None = None) -> None:
         self.engine = engine
         self._former = former
         """Answers for what this process sent through the inbox before it was the engine."""
+        self._inbox = inbox
+        self._read_count = 0
+        """How many of the commands that this process sent through the inbox are in the mailbox for certain."""
 
     def post(self, command: Command, ticket: Ticket) -> None:
-        """Into the mailbox."""
-        self.engine.post(command, ticket)
+        """Into the mailbox, behind what this process sent through the inbox before."""
+        engine, inbox = self.engine, self._inbox
+        sent_count = 0 if self._former is None else self._former.commands_count
+        if inbox is None or sent_count <= self._read_count:
+            engine.post(command, ticket)
+            return
+        refusal = engine.refusal()
+        if refusal is not None:
+            raise refusal
+
+        def post() -> None:
+            self._read_count = max(self._read_count, sent_count)
+            try:
+                engine.post(command, ticket)
+            except ActionQueueError as error:  # told to whoever waits; this is not the caller's thread
+                ticket.settle(error)
+
+        inbox.when_caught_up(post)
 
     def submit(self, command: Submit, ticket: Ticket) -> None:
         """Into the mailbox."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,41 @@ def test_reads_wait_only_so_long_for_what_a_reply_spoke_of(store: Path, client: 
         line._decided = (seq + 1_000_000, time.monotonic() + 0.02)
         assert job.state() == "canceled"
         assert time.monotonic() >= line._decided[1]
+
+
+@pytest.mark.parametrize("how", ["cancel", "acancel"])
+def test_what_the_engine_was_sent_as_a_client_is_decided_before_what_is_said_to_it_now(
+    store: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A take-over between a submission and its cancel: the inbox is read before the cancel is decided, however late."""
+    queue = make_queue(store)
+    echo = queue.handlers["echo"].options(delay="1h")
+    jobs: list[Any] = [echo.submit(1), echo.options(idempotency_key="k").submit(2)]
+    read = InboxReader._read
+    opened = threading.Event()
+
+    def late(self: InboxReader) -> bool:
+        return opened.is_set() and read(self)
+
+    monkeypatch.setattr(InboxReader, "_read", late)
+
+    async def cancel_all() -> list[int]:
+        return await asyncio.gather(*(job.acancel() for job in jobs), let_it_read())
+
+    async def let_it_read() -> int:
+        opened.set()
+        return 1
+
+    with queue.running(), ThreadPoolExecutor() as threads:
+        if how == "acancel":
+            assert asyncio.run(cancel_all()) == [1, 1, 1]
+        else:
+            canceled = [threads.submit(job.cancel) for job in jobs]
+            reader = queue.session._inbox_reader  # type: ignore[union-attr]
+            eventually(lambda: any(each.done() for each in canceled) or len(reader._asked) == 2, "they wait")  # type: ignore[union-attr]
+            opened.set()
+            assert [each.result(PATIENCE_S) for each in canceled] == [1, 1]
+        assert [job.state() for job in jobs] == ["canceled"] * 2
 
 
 def test_an_inbox_that_is_deleted_under_a_running_engine_is_made_anew(store: Path, client: ActionQueue) -> None:
