@@ -1,4 +1,4 @@
-"""An opening that fails leaves nothing behind: no lock, no thread, no executor that still works."""
+"""An opening that fails leaves nothing behind, nor does a closing: no lock, no thread, no executor that works."""
 
 from __future__ import annotations
 
@@ -58,6 +58,14 @@ def test_when_an_executor_cannot_begin_the_store_is_let_go(closes: bool) -> None
     with engine_on(store) as engine:
         submit(engine, submission(delay_us=DAY))
         assert ask(engine, lambda state: state.epoch.number) == 2
+
+
+def test_an_executor_that_cannot_be_closed_does_not_hold_the_store() -> None:
+    store = MemoryStore()
+    with engine_on(store, Defective(begins=True, closes=False)) as engine:
+        submit(engine, submission(delay_us=DAY))
+    with engine_on(store) as engine:
+        submit(engine, submission(delay_us=DAY))
 
 
 @pytest.mark.parametrize("name", ["lookups", "commit", "writer"])

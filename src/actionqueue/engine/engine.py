@@ -150,12 +150,15 @@ class Engine:
             self.effects.stop()
         for thread in self._threads.values():
             self._join(thread)
+        self._close_executors()
+        self.store.close()
+
+    def _close_executors(self) -> None:
         for executor in self._begun:
             try:
                 executor.close(1.0)
-            except Exception:
+            except Exception:  # the store is let go all the same
                 logger.exception("the %s executor could not be closed", executor.name)
-        self.store.close()
 
     def _load(self, opened: Opened) -> Machine:
         machine = Machine(load(*self.store.live_rows()), live_runs_max=self._live_runs_max)
@@ -407,8 +410,7 @@ class Engine:
         self._join(self._threads["commit"])
         self.effects.stop()
         self._join(self._threads["lookups"])
-        for executor in self.executors.values():
-            executor.close(1.0)
+        self._close_executors()
         self._refuse_the_rest()
         self.store.close()
         self.writer.machine.state.dispose()
