@@ -198,9 +198,10 @@ class ActionQueue(Administering):
         ``name`` is what it is registered and submitted under (default: its qualified name, without the module).
         ``executor`` is ``"async"`` (default for async functions), ``"thread"`` (default for plain ones) or
         ``"process"``. ``retry`` defaults to 3 attempts with exponential backoff from 1 s up to 5 min, with jitter.
-        ``timeout`` bounds one attempt. ``no_retry_on`` lists exceptions that fail the run for good. ``on_lost`` says
-        what follows when an attempt is lost to a crash: ``"retry"`` (default), or ``"fail"`` (default with one
-        attempt); ``max_lost`` (0 to 1000, default 5) is how many may be. ``priority`` is 32-bit signed, larger first.
+        ``timeout`` bounds one attempt; of a worker process, what its handler takes once it is called. ``no_retry_on``
+        lists exceptions that fail the run for good. ``on_lost`` says what follows when an attempt is lost to a crash:
+        ``"retry"`` (default), or ``"fail"`` (default with one attempt); ``max_lost`` (0 to 1000, default 5) is how many
+        may be. ``priority`` is 32-bit signed, larger first.
         ``expires`` is the deadline to start, after submission. ``result_bytes_max`` bounds the encoded result (default
         1 MiB). Durations are timedelta, seconds, or text such as "15m". ``schedule`` is refused by this version.
 

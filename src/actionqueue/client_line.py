@@ -3,6 +3,9 @@
 A submission without an idempotency key returns as soon as its row is durable; with one it waits up to ``decide_wait``
 for the decision. Decisions and results are waited for by one watcher thread that looks into the store.
 
+The tables lag behind decisions by up to 100 ms. Each reply says as of which sequence what it speaks of is in the log, and
+whatever this line reads afterwards waits until the tables have come so far: a caller finds what it was told.
+
 Which command carried a task's submission is remembered (``SentTasks``): a task whose key named another one lives on
 under that one's id, and a refusal decided later is found there. The queue keeps that from session to session, and an
 engine's line leaves the waits for what this process once sent through the inbox to this one.
@@ -27,7 +30,7 @@ from actionqueue.core.submission import Submit
 from actionqueue.engine import lookups
 from actionqueue.engine.tickets import LoopTicket, Ticket
 from actionqueue.line import Decision, Read, answer_inline
-from actionqueue.store.codec import decode_reply, encode_command
+from actionqueue.store.codec import decode_reply, encode_command, seq_of_reply
 from actionqueue.store.filesystem import check_is_store_or_absent
 from actionqueue.store.inbox import Inbox
 from actionqueue.store.lock import read_holder
@@ -38,6 +41,9 @@ WATCH_S_FIRST, WATCH_S_MAX = 0.002, 0.05
 IDLE_S = 5.0
 SENT_MAX = 10_000
 CONTROL_WAIT_S = 30.0
+CATCH_UP_S_MAX = 5.0
+"""How long reads wait for the tables; an engine that ends between a commit and its projection leaves that to the next."""
+CATCH_UP_LOOK_S = 0.002
 NO_ENGINE_WAIT_S = 5.0
 """How long a control waits for an engine to come; one that stands by takes over within two seconds."""
 
@@ -55,10 +61,17 @@ class SentTasks:
 
     def __init__(self) -> None:
         self._sent: OrderedDict[bytes, Sent] = OrderedDict()
+        self.commands_count = 0
+        """Commands that were put into inboxes, of whatever kind."""
         self._lock = threading.Lock()
 
     def __contains__(self, task_id: bytes) -> bool:
         return task_id in self._sent
+
+    def count(self) -> None:
+        """One more command is in an inbox."""
+        with self._lock:
+            self.commands_count += 1
 
     def note(self, command_id: bytes, task_ids: list[bytes]) -> None:
         """That command carries these."""
@@ -116,6 +129,8 @@ class ClientLine:
         self._thread: threading.Thread | None = None
         self._bell = threading.Event()
         self._closed = False
+        self._decided = (0, 0.0)
+        """The latest sequence that a reply spoke of, and until when (monotonic seconds) reads wait for it."""
 
     # --- sending -----------------------------------------------------------------------------------------------
 
@@ -165,6 +180,12 @@ class ClientLine:
                 self._inbox = Inbox(self._path)
             inbox = self._inbox
         inbox.put(command_id, body, time.time_ns() // 1000)
+        self._sent.count()
+
+    @property
+    def commands_count(self) -> int:
+        """How many commands this process has put into inboxes."""
+        return self._sent.commands_count
 
     def has_sent(self, task_id: bytes) -> bool:
         """Whether this process sent that submission through the inbox."""
@@ -249,9 +270,11 @@ class ClientLine:
                 if each not in self._deciding:  # the line was closed meanwhile
                     continue
                 self._deciding.remove(each)
+                if body is not None:
+                    self._decided = max(self._decided, (seq_of_reply(body), now + CATCH_UP_S_MAX))
             each.ticket.settle(decode_reply(body) if body is not None else each.otherwise)
             settled = True
-        if reader is None or not watched:
+        if reader is None or not watched or self._lags(reader):
             return settled
         try:
             known = reader.tasks_by_id([task_id for task_id, _ in watched])
@@ -286,8 +309,23 @@ class ClientLine:
     # --- reading -----------------------------------------------------------------------------------------------
 
     def read(self, question: Read, ticket: Ticket, *, absent: Callable[[], Any] | None = None) -> None:
-        """On a read connection of this process, at most 100 ms behind the engine."""
-        answer_inline(question, lambda: SQLiteReader(self._path), ticket, absent)
+        """On a read connection of this process, at most 100 ms behind the engine, and not behind its replies."""
+        answer_inline(question, self._reader, ticket, absent)
+
+    def _reader(self) -> Reader:
+        reader = SQLiteReader(self._path)
+        try:
+            while self._lags(reader):
+                time.sleep(CATCH_UP_LOOK_S)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _lags(self, reader: Reader) -> bool:
+        """Whether the tables are still without something that a reply spoke of."""
+        seq, until_s = self._decided
+        return seq > 0 and reader.projected_seq() < seq and time.monotonic() < until_s
 
     def engine_present(self) -> bool:
         """Whether some process holds the store."""

@@ -82,7 +82,7 @@ class Context:
     def deadline(self) -> datetime | None:
         """When this attempt times out, if it has a timeout."""
         a = self._control.assignment
-        return None if a.timeout_us is None else to_datetime(a.started_at + a.timeout_us)
+        return None if a.timeout_us is None else to_datetime(a.started_at + self._control.late_us + a.timeout_us)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actionqueue.core.errors import StoreUnavailable
+from actionqueue.core.errors import ActionQueueError, StoreUnavailable
 from actionqueue.core.machine import Command
 from actionqueue.core.submission import Submit
-from actionqueue.engine.tickets import LoopTicket, Ticket
+from actionqueue.engine.tickets import CallTicket, LoopTicket, Ticket
 from actionqueue.store.port import Reader
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from actionqueue.client_line import ClientLine
     from actionqueue.engine.engine import Engine
+    from actionqueue.engine.inbox import InboxReader
 
 Read = Callable[[Reader], Any]
 Decision = tuple[bytes, bytes, bool]
@@ -64,14 +65,33 @@ class EngineLine:
 
     is_engine = True
 
-    def __init__(self, engine: Engine, former: ClientLine | None = None) -> None:
+    def __init__(self, engine: Engine, former: ClientLine | None = None, inbox: InboxReader | None = None) -> None:
         self.engine = engine
         self._former = former
         """Answers for what this process sent through the inbox before it was the engine."""
+        self._inbox = inbox
+        self._read_count = 0
+        """How many of the commands that this process sent through the inbox are in the mailbox for certain."""
 
     def post(self, command: Command, ticket: Ticket) -> None:
-        """Into the mailbox."""
-        self.engine.post(command, ticket)
+        """Into the mailbox, behind what this process sent through the inbox before."""
+        engine, inbox = self.engine, self._inbox
+        sent_count = 0 if self._former is None else self._former.commands_count
+        if inbox is None or sent_count <= self._read_count:
+            engine.post(command, ticket)
+            return
+        refusal = engine.refusal()
+        if refusal is not None:
+            raise refusal
+
+        def post() -> None:
+            self._read_count = max(self._read_count, sent_count)
+            try:
+                engine.post(command, ticket)
+            except ActionQueueError as error:  # told to whoever waits; this is not the caller's thread
+                ticket.settle(error)
+
+        inbox.when_caught_up(post)
 
     def submit(self, command: Submit, ticket: Ticket) -> None:
         """Into the mailbox."""
@@ -79,8 +99,10 @@ class EngineLine:
 
     def await_task(self, task_id: bytes, ticket: Ticket) -> None:
         """Told by the writer; of what this process sent as a client, the inbox may still hold the submission."""
-        if self._former is not None and self._former.has_sent(task_id):
-            self._former.await_task(task_id, ticket)
+        former = self._former
+        if former is not None and former.has_sent(task_id):
+            # it looks into the tables, which must not lag behind what this line was told
+            self.engine.flush(CallTicket(lambda _: _await_in_tables(former, task_id, ticket)))
             return
         refusal = self.engine.fenced
         if refusal is not None:
@@ -106,6 +128,13 @@ class EngineLine:
     def engine_present(self) -> bool:
         """It is here."""
         return True
+
+
+def _await_in_tables(line: ClientLine, task_id: bytes, ticket: Ticket) -> None:
+    try:
+        line.await_task(task_id, ticket)
+    except ActionQueueError as error:
+        ticket.settle(error)
 
 
 def answer_inline(

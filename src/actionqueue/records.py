@@ -67,7 +67,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     ``failure_count`` those that count toward ``max_attempts``, ``lost_count`` those lost to crashes. ``started_at`` is
     of the latest attempt. ``waiting_until`` is when a scheduled or retry_wait run is due. ``retry_of`` is the run it
     was asked for in place of, by ``requested_by``; ``token`` the first run of that chain. ``error_kind`` is the class
-    of the latest error. ``attempts`` are there where one run was asked for, and left out of listings.
+    of the latest error, None once it has completed. ``attempts`` are there where one run was asked for, and left out of
+    listings.
     """
 
     id: RunId

@@ -137,7 +137,7 @@ class Session:
         except BaseException:
             self._let_engine_go(0.0)
             raise
-        self.line = EngineLine(engine, self._client)
+        self.line = EngineLine(engine, self._client, self._inbox_reader)
 
     def _attend(self, engine: Engine) -> None:
         """Start what works beside an engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from actionqueue import ActionQueue
 from actionqueue.cli import main
-from tests.process.support import Programs, environment
+from tests.process.support import PATIENCE_S, Programs, environment
 
 APP = """
 import logging
@@ -77,6 +78,32 @@ def test_sigint_drains_too_and_the_default_name_is_queue(programs: Programs, fol
     }  # fmt: skip
     engine.send(signal.SIGINT)
     assert engine.wait() == 0
+
+
+def test_an_engine_goes_on_when_nobody_reads_its_output(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*COMMAND, "run", "app:queue"]
+    with subprocess.Popen(command, cwd=folder, env=environment(), stdout=writer, stderr=subprocess.PIPE) as engine:
+        os.close(writer)
+        assert engine.stderr is not None
+        try:
+            said = next(line for line in engine.stderr if b"standard output" in line)
+            assert said == b"nobody reads standard output; the engine goes on\n"
+            client = ActionQueue(folder / "jobs.db", role="client")
+            client.task(name="hello")(hello)
+            assert client.handlers["hello"].submit("world").result(timeout=PATIENCE_S) == "hello world"
+            client.close()
+            engine.send_signal(signal.SIGTERM)
+            assert engine.wait(PATIENCE_S) == 0
+            assert b"stopped" in engine.stderr.read()
+        finally:
+            engine.kill()
+
+
+def hello(name: str) -> str:
+    """What the engine of these tests has."""
+    return f"hello {name}"
 
 
 @pytest.mark.slow

@@ -137,6 +137,19 @@ def test_an_outcome_keeps_its_reason_its_error_and_its_output() -> None:
     assert story.run("b").output == output
 
 
+def test_a_run_that_completes_in_the_end_has_no_error() -> None:
+    """A listing of runs by error is of those that have it; what the attempts before met is kept with them."""
+    story = Story()
+    story.submit("a")
+    story.finish("a", Outcome.FAILED, error=ErrorInfo("ValueError", "no"))
+    story.play("expect a retry_wait error=ValueError\ntick 10s")
+
+    story.finish("a")
+
+    story.play("expect a completed error=None")
+    assert story.run("a").older[0].error == ErrorInfo("ValueError", "no")
+
+
 # --- when the next attempt comes -----------------------------------------------------------------------------------
 
 

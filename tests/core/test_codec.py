@@ -27,6 +27,7 @@ from actionqueue.store.codec import (
     encode_command,
     encode_events,
     encode_reply,
+    seq_of_reply,
 )
 from tests.core.random_stories import act_out, drawn
 
@@ -221,6 +222,13 @@ def test_an_event_without_its_youngest_fields_gets_their_defaults(kind: type, da
 @given(json_values)
 def test_a_reply_comes_back_as_it_was(reply: Any) -> None:
     assert decode_reply(encode_reply(reply)) == reply
+
+
+def test_a_reply_says_as_of_which_sequence_it_is_and_a_refusal_does_not() -> None:
+    assert seq_of_reply(encode_reply([1, 2], 77)) == 77
+    assert seq_of_reply(encode_reply(ActionQueueError("no"), 77)) == 0
+    assert seq_of_reply(msgspec.msgpack.encode([0, 7])) == 0, "as replies were once written"
+    assert decode_reply(msgspec.msgpack.encode([0, 7])) == 7
 
 
 @pytest.mark.parametrize("kind", error_kinds().values(), ids=lambda kind: kind.__name__)

@@ -154,7 +154,7 @@ def test_a_run_that_ended_is_written_whole_once_and_leaves_memory() -> None:
     latest = latest_attempt_row(run)
     assert latest is not None
     assert (row["state"], row["finished_at"], row["attempt_count"]) == (7, START + 10 * SECOND, 2)
-    assert (row["output_digest"], row["output_bytes"], row["error_kind"]) == (b"d" * 16, 3, "E")
+    assert (row["output_digest"], row["output_bytes"], row["error_kind"]) == (b"d" * 16, 3, None)
     assert [attempt_from(each).outcome for each in [*written.attempts, latest]] == [Outcome.FAILED, Outcome.COMPLETED]
     assert written.tags == [("x", story.id("a")), ("y", story.id("a"))]
     assert dict(zip(TASK_COLUMNS, open_task(written.tasks[0]), strict=True))["finished_at"] == START + 10 * SECOND

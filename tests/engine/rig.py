@@ -335,9 +335,9 @@ class Rows:
             oldest = sorted(self._rows.values())[:limit]
         return [row for row in oldest if row[1] not in known]
 
-    def delete(self, row_ids: list[int]) -> None:
+    def delete(self, rows: list[tuple[int, bytes]]) -> None:
         with self._lock:
-            for row_id in row_ids:
+            for row_id, _ in rows:
                 self._rows.pop(row_id, None)
 
     def close(self) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from actionqueue.core.control import Pause
-from actionqueue.core.errors import ActionQueueError, InvalidSubmission, StoreUnavailable
+from actionqueue.core.control import CancelRun, Pause
+from actionqueue.core.errors import ActionQueueError, InvalidSubmission, StoreDamaged, StoreUnavailable
 from actionqueue.core.run import RunState
 from actionqueue.core.state import CANCELED, COMPLETED, State
 from actionqueue.core.submission import Submit
 from actionqueue.engine import lookups
 from actionqueue.engine.engine import Engine
-from actionqueue.engine.writer import LOOK_UP_AGAIN_US
+from actionqueue.engine.writer import LOOK_UP_AGAIN_US, LOOK_UPS_MAX
 from actionqueue.store.codec import decode_reply
 from actionqueue.store.memory import MemoryStore
 from tests.engine.rig import DAY, Rows, advance, ask, commands_in, engine_on, reading, submission, submit
@@ -115,6 +115,32 @@ def test_a_look_up_that_fails_for_another_reason_is_a_refusal(monkeypatch: pytes
         eventually(lambda: not commands_in(inbox), "it is decided")
         assert isinstance(reply_to(store, command_id), ActionQueueError)
         submit(engine, submission(delay_us=HOUR))
+
+
+def test_a_command_that_speaks_of_what_is_damaged_is_refused_after_some_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be looked up every second for ever, each time with a commit, and its sender would never know."""
+    calls: list[bytes] = []
+
+    def attach(reader: Any, command: Any) -> None:
+        calls.append(command.run_id)
+        raise StoreDamaged("a row does not match its checksum", place="runs 6b")
+
+    monkeypatch.setattr(lookups, "attach", attach)
+    store, inbox, clock = MemoryStore(), Rows(), ManualClock()
+    with engine_on(store, clock=clock) as engine, reading(engine, inbox):
+        command_id = inbox.put(CancelRun(b"k" * 16))
+        for n in range(1, LOOK_UPS_MAX):
+            eventually(lambda: engine.writer._later and len(calls) == n, "the look-up has failed")  # noqa: B023
+            assert reply_to(store, command_id) is None
+            clock.at += LOOK_UP_AGAIN_US
+            engine._wake.set()
+        eventually(lambda: not commands_in(inbox), "it is decided")
+        refusal = reply_to(store, command_id)
+        assert isinstance(refusal, StoreDamaged)
+        assert (refusal.facts["place"], refusal.facts["refused"]["command"]) == ("runs 6b", "cancel_run")
+        assert (len(calls), list(engine.writer._later)) == (LOOK_UPS_MAX, [])
+        assert [body for _, body in store.reader().refusals(10)] != []
+        assert engine.fenced is None
 
 
 # --- instants -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from actionqueue.core.errors import (
     ActionQueueError,
     AlreadyTerminal,
     Conflict,
+    IdempotencyConflict,
     NotRetryable,
     StoreUnavailable,
     UnknownRun,
@@ -331,6 +332,49 @@ def test_a_look_up_that_fails_is_not_made_again_at_once() -> None:
         assert rig.writer.next_wake(committing=False) == began + LOOK_UP_AGAIN_US
         assert rig.writer.next_wake(committing=True) == began + LOOK_UP_AGAIN_US
         rig.now += LOOK_UP_AGAIN_US
+
+
+@pytest.mark.parametrize("of", ["the task", "the run"])
+def test_a_cancel_is_decided_after_the_submission_before_it_whose_look_up_fails(of: str) -> None:
+    """Rows of one sender are decided in their order: it was acknowledged, and must not be unknown."""
+    rig = WriterRig(slots=0)
+    item = submission("k")
+    submitted = rig.post(Submit([item]), command_id=b"c" * 16)
+    cancel = CancelTask(item.task_id) if of == "the task" else CancelRun(item.run_id)
+    canceled = rig.post(cancel, command_id=b"d" * 16)
+    for _ in range(2):
+        rig.step()
+        turn = rig.take()
+        rig.commit(turn)
+        first, *others = rig.release(turn, look_up=False)
+        assert isinstance(first.command, Submit)
+        fail(first)
+        rig.writer.post(first)
+        for other in others:
+            rig.look_up(other)
+        rig.run()
+        assert (submitted.reply, canceled.reply) == (UNSETTLED, UNSETTLED)
+        rig.now += LOOK_UP_AGAIN_US
+    rig.run()
+
+    assert submitted.reply == [(item.task_id, item.run_id, True)]
+    assert canceled.reply == 1
+    assert rig.writer._coming == set()
+    rig.check()
+
+
+def test_a_cancel_of_what_a_refused_submission_would_have_made_is_of_something_unknown() -> None:
+    rig = WriterRig(slots=0)
+    item = submission("k")
+    rig.submit(item)
+    other = submission("k", content=b"d" * 16)
+    refused = rig.post(Submit([other]), command_id=b"c" * 16)
+    unknown = rig.post(CancelTask(other.task_id), command_id=b"d" * 16)
+    rig.run()
+
+    assert is_refused(refused, IdempotencyConflict)
+    assert is_refused(unknown, UnknownTask)
+    assert rig.writer._coming == set()
 
 
 def test_whoever_waits_here_is_told_of_a_look_up_that_fails() -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from actionqueue import ActionQueue
-from actionqueue.core.errors import StoreUnavailable
+from actionqueue.core.control import CancelRun
+from actionqueue.core.errors import StoreDamaged, StoreUnavailable
 from actionqueue.core.run import RunState
-from actionqueue.core.spec import Submission
-from actionqueue.core.state import COMPLETED, FAILED, State
+from actionqueue.core.spec import Submission, TaskOptions
+from actionqueue.core.state import CANCELED, COMPLETED, FAILED, State
 from actionqueue.core.submission import Submit
 from actionqueue.engine import writer as writers
 from actionqueue.engine.effects import RECENT_ENDED_MAX, Effects
 from actionqueue.engine.engine import Engine
 from actionqueue.engine.tickets import ThreadTicket
 from actionqueue.engine.work import Ended
+from actionqueue.executors.endings import TerminalFailure
 from actionqueue.executors.port import Assignment
 from actionqueue.store.memory import MemoryReader, MemoryStore
 from actionqueue.verify import verify
@@ -166,6 +168,86 @@ def test_one_executor_that_fails_does_not_keep_another_from_starting() -> None:
         ]
 
 
+class Stubborn(Hand):
+    """Raises in one of the port's methods."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.raises_in = method
+
+    def stop(self, attempt_id: bytes, reason: str, *, force: bool) -> None:
+        super().stop(attempt_id, reason, force=force)
+        if self.raises_in == "stop":
+            raise RuntimeError("Event loop is closed")
+
+    def abandon(self, attempt_id: bytes) -> None:
+        super().abandon(attempt_id)
+        if self.raises_in == "abandon":
+            raise RuntimeError("Event loop is closed")
+
+
+@pytest.mark.parametrize("method", ["stop", "abandon"])
+def test_an_executor_that_cannot_stop_an_attempt_keeps_nothing_else_from_happening(method: str) -> None:
+    store, hand, clock = MemoryStore(), Stubborn(method), ManualClock()
+    items = [submission(max_attempts=1) for _ in range(2)]
+    with engine_on(store, hand, clock) as engine:
+        submit_all(engine, *items)
+        for _ in items:
+            hand.take()
+        for item in items:
+            assert reply_of(send(engine, CancelRun(item.run_id))) is True
+        advance(engine, clock, "61s")
+        assert [ended(engine, item).state for item in items] == [CANCELED] * 2
+        assert (len(hand.stops), len(hand.abandoned)) == (2, 2)
+        later = submission()
+        submit_all(engine, later)
+        complete(hand, later)
+        assert engine.fenced is None
+    check_sound(store)
+
+
+# --- when the clock of a timeout starts ---------------------------------------------------------------------------------
+
+
+class Telling(Hand):
+    """Says when it calls a handler."""
+
+    tells_calls = True
+
+
+def test_where_getting_ready_takes_a_while_a_timeout_counts_from_the_call() -> None:
+    store, hand, clock = MemoryStore(), Telling(), ManualClock()
+    item = submission(max_attempts=1, options=TaskOptions(timeout_us=1_000_000))
+    with engine_on(store, hand, clock) as engine:
+        submit_all(engine, item)
+        attempt = hand.take()
+        advance(engine, clock, "1h")
+        assert hand.stops == []
+
+        hand.calls(attempt)
+        ask(engine, lambda state: None)
+        advance(engine, clock, "999999us")
+        assert hand.stops == []
+        advance(engine, clock, "1us")
+        assert hand.stops == [(attempt.attempt_id, "timed_out")]
+        hand.returns(attempt)
+        assert ended(engine, item).reason == "timed_out"
+        hand.calls(attempt)  # which nobody listens to any more
+        advance(engine, clock, "1h")
+        assert not engine.writer.stopping
+    check_sound(store)
+
+
+def test_elsewhere_it_counts_from_the_start_of_the_attempt() -> None:
+    hand, clock = Hand(), ManualClock()
+    with engine_on(MemoryStore(), hand, clock) as engine:
+        submit_all(engine, submission(options=TaskOptions(timeout_us=1_000_000)))
+        attempt = hand.take()
+        advance(engine, clock, "1s")
+        assert hand.stops == [(attempt.attempt_id, "timed_out")]
+        hand.raises(attempt, TerminalFailure())
+
+
 # --- arguments that have left memory ------------------------------------------------------------------------------------
 
 
@@ -264,6 +346,46 @@ def test_an_attempt_whose_arguments_are_damaged_fails_for_good_and_the_others_st
         assert engine.fenced is None
     row = store.reader().runs_by_id([bad.run_id])[bad.run_id]
     assert row[15] == 1, "one attempt, and no more"
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_arguments_on_a_damaged_page_fail_their_attempts_alone_while_the_rest_can_be_read(
+    is_local: bool, nothing_kept: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing can be read, no run is to blame: the engine stops, and the attempts are only lost."""
+    damage = StoreDamaged("database disk image is malformed", place="tables (SQLITE_CORRUPT)")
+    store, hand, clock = MemoryStore(), Hand(), ManualClock()
+    items = [submission(max_attempts=5, delay_us=HOUR_US) for _ in range(4)]
+    bad = items[2].task_id
+    blobs, projected_seq = MemoryReader.blobs, MemoryReader.projected_seq
+
+    def read(self: MemoryReader, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        if bad in ids or not is_local:
+            raise damage
+        return blobs(self, ids)
+
+    def look(self: MemoryReader) -> int:
+        if not is_local:
+            raise damage
+        return projected_seq(self)
+
+    with engine_on(store, hand, clock) as engine:
+        submit_all(engine, *items)
+        ask(engine, lambda state: None)
+        monkeypatch.setattr(MemoryReader, "blobs", read)
+        monkeypatch.setattr(MemoryReader, "projected_seq", look)
+        clock.move("1h")
+        engine._wake.set()
+        if is_local:
+            told = ended(engine, items[2])
+            assert (told.state, told.reason) == (FAILED, "payload_damaged")
+            complete(hand, *(item for item in items if item.task_id != bad))
+            assert engine.fenced is None
+        else:
+            eventually(lambda: engine.fenced is not None, "it stops")
+            assert hand.handed_over == 0
+    monkeypatch.undo()
+    check_sound(store)
 
 
 def test_a_closed_engine_has_let_go_of_the_files_it_read_arguments_from(nothing_kept: None, tmp_path: Path) -> None:

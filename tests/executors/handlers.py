@@ -72,6 +72,11 @@ def echo(control: AttemptControl, argument: Any) -> Any:
 
 
 @task
+def lateness(control: AttemptControl, argument: Any) -> Any:
+    return control.late_us
+
+
+@task
 def facts(control: AttemptControl, argument: Any) -> Any:
     a = control.assignment
     seen = [current_attempt.get() is control, a.attempt_number, a.failure_count, a.max_attempts, a.metadata]

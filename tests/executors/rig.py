@@ -14,7 +14,7 @@ from typing import Any
 
 from actionqueue.core.attempts import Finish, Progress
 from actionqueue.core.state import Outcome
-from actionqueue.executors.port import Assignment, Executor, Runnable
+from actionqueue.executors.port import Assignment, Called, Executor, Report, Runnable
 from tests.executors.handlers import FakeTask
 
 PATIENCE_S = 20.0
@@ -27,16 +27,20 @@ class Rig:
         self.executor = executor
         self.batches: list[int] = []
         self.ends: dict[bytes, Finish] = {}
+        self.calls: list[Called] = []
         self.progress: dict[bytes, list[Progress]] = {}
         self.changed = threading.Condition()
         self._ids = itertools.count(1)
         executor.begin(self.sink)
 
-    def sink(self, reports: Sequence[Finish | Progress]) -> None:
+    def sink(self, reports: Sequence[Report]) -> None:
         with self.changed:
             self.batches.append(len(reports))
             for report in reports:
-                if isinstance(report, Progress):
+                if isinstance(report, Called):
+                    assert report.attempt_id not in self.ends, "it is said before the end"
+                    self.calls.append(report)
+                elif isinstance(report, Progress):
                     self.progress.setdefault(report.attempt_id, []).append(report)
                 else:
                     assert report.attempt_id not in self.ends, "an end is reported once"

@@ -80,6 +80,63 @@ def test_a_process_that_dies_with_an_attempt_it_has_not_begun_costs_no_attempt(r
     assert (end.outcome, end.body) == (Outcome.COMPLETED, b'"next"')
 
 
+def test_a_call_is_told_once_everything_is_ready_for_it(rig: Rig) -> None:
+    attempt_id = rig.begin(handlers.sleeps)
+
+    assert [(each.attempt_id, each.run_id, each.fence) for each in rig.calls] == [
+        (attempt_id, b"r" + attempt_id[1:], 1)
+    ]
+
+
+def test_no_call_is_told_where_it_does_not_matter_or_nothing_is_called(rig: Rig) -> None:
+    unbounded = rig.assign(handlers.echo, 1)
+    unbounded.timeout_us = None
+    rig.executor.start([unbounded])
+    rig.end_of(unbounded.attempt_id)
+    missing = rig.run(FakeTask(handlers.echo.runnable.function, locator="tests.executors.missing:echo"))
+
+    assert missing.reason == "not_importable"
+    assert rig.calls == []
+
+
+def test_the_deadline_that_a_handler_sees_counts_from_its_call(rig: Rig) -> None:
+    """A cold process takes tens of milliseconds to start; the attempt started before that."""
+    late_us = rig.value(handlers.lateness)
+
+    assert late_us > 1_000
+
+
+def test_a_process_that_does_not_come_to_call_the_handler_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "CALL_TIMEOUT_S", 0.05)
+    with rig_of(ProcessExecutor(1)) as rig:
+        pid = pid_of(rig)
+        stuck = rig.assign(FakeTask(handlers.echo.runnable.function, locator="tests.executors.hangs_on_import:echo"))
+        stuck.timeout_us = 1
+        rig.executor.start([stuck])
+
+        end = rig.end_of(stuck.attempt_id)
+
+        assert (end.outcome, end.reason, end.terminal) == (Outcome.FAILED, "worker_died", False)
+        assert end.error is not None
+        assert f"the worker process {pid} did not come to call the handler" in end.error.message
+        assert pid_of(rig) != pid
+
+
+@on_linux
+def test_a_process_that_does_not_take_up_its_attempt_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig_of(ProcessExecutor(1)) as rig:
+        pid = pid_of(rig)
+        os.kill(pid, signal.SIGSTOP)
+        with monkeypatch.context() as patched:
+            patched.setattr(crew, "CALL_TIMEOUT_S", 0.05)
+            attempt = rig.assign(handlers.echo, "next")
+            attempt.timeout_us = 1
+            rig.executor.start([attempt])
+            assert await_ends_of_processes([pid], PATIENCE_S) == []
+
+        assert rig.end_of(attempt.attempt_id).body == b'"next"'
+
+
 def test_processes_that_do_not_start_fail_the_attempts_that_wait(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

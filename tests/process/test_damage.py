@@ -160,6 +160,28 @@ def test_changed_arguments_fail_their_run_and_hold_up_nobody(store: Path) -> Non
     assert [problem.kind for problem in verify(store).problems] == ["digest"]
 
 
+def test_arguments_on_a_page_that_cannot_be_read_fail_their_runs_and_hold_up_nobody(store: Path) -> None:
+    """SQLite refuses the page itself; the engine goes on, and so does the next one."""
+    queue = make_queue(store)
+    echo = queue.handlers["echo"]
+    with queue.running():
+        jobs = queue.submit_many([echo.options(delay="1h").bind(10**200 + n) for n in range(300)])
+    data = store.read_bytes()
+    page_bytes = int.from_bytes(data[16:18], "big")
+    place = data.index(b"1%0197d042" % 0) // page_bytes * page_bytes
+    with store.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\0")
+    for bad, good in ((jobs[42], jobs[0]), (jobs[43], jobs[1])):
+        with queue.running():
+            for job in (bad, good):
+                queue.reschedule(job.run_id, datetime.now(UTC))
+            with pytest.raises(RunFailed) as caught:
+                bad.result(timeout=PATIENCE_S)
+            assert caught.value.facts["reason"] == "payload_damaged"
+            assert good.result(timeout=PATIENCE_S) == 10**200 + jobs.index(good)
+
+
 def test_a_changed_result_is_not_given_out(store: Path) -> None:
     queue = make_queue(store)
     with queue.running():

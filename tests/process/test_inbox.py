@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actionqueue import ActionQueue, CommitUnknown, InvalidSubmission
+from actionqueue import ActionQueue, CommitUnknown, InvalidSubmission, Retry, RunFailed
+from actionqueue.client_line import CATCH_UP_S_MAX, ClientLine
 from actionqueue.engine.inbox import InboxReader
 from actionqueue.store.inbox import Inbox
 from actionqueue.store.port import Batch
@@ -141,10 +144,114 @@ def test_controls_work_from_a_process_that_is_not_the_engine(store: Path, client
         assert client.pause(queue="mail") is True
         assert client.pause(queue="mail") is False
         assert client.resume(queue="mail") is True
-        eventually(lambda: job.state() == "scheduled", "it is projected")
         assert job.cancel() == 1
-        eventually(lambda: job.state() == "canceled", "it is projected")
+        assert job.state() == "canceled"
         again = client.retry_run(job.run_id)
-        eventually(lambda: len(job.runs()) == 2, "it is projected")
+        assert len(job.runs()) == 2
         assert job.result(timeout=PATIENCE_S) == 1
         assert client.get_run(again).retry_of == job.run_id
+
+
+class Second:
+    """Fails when it is first called; the second call waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.calls = 0
+
+    def queue(self, store: Path, **options: Any) -> ActionQueue:
+        queue = ActionQueue(store, **options)
+
+        @queue.task(name="second", retry=Retry(max_attempts=1))
+        def second() -> str:
+            self.calls += 1
+            if self.calls == 1:
+                raise ValueError("the first time")
+            assert self.opened.wait(PATIENCE_S)
+            return "the second time"
+
+        return queue
+
+
+@pytest.mark.parametrize("who", ["a client", "the engine that was a client"])
+def test_whoever_had_a_run_retried_never_gets_its_old_end(store: Path, who: str) -> None:
+    """The tables lag behind the engine; whoever was told of the new run waits for them."""
+    second = Second()
+    queue = second.queue(store)
+    caller = queue if who != "a client" else second.queue(store, role="client", decide_wait=PATIENCE_S)
+    job = caller.handlers["second"].submit()
+    with queue.running():
+        try:
+            with pytest.raises(RunFailed):
+                job.result(timeout=PATIENCE_S)
+            again = caller.retry_run(job.run_id)
+            with pytest.raises(TimeoutError):
+                job.result(timeout=0.02)
+            assert caller.get_run(again).retry_of == job.run_id
+            assert job.state() in ("ready", "running")
+            assert len(job.runs()) == 2
+        finally:
+            second.opened.set()
+        assert job.result(timeout=PATIENCE_S) == "the second time"
+        caller.close()
+
+
+def test_reads_wait_only_so_long_for_what_a_reply_spoke_of(store: Path, client: ActionQueue) -> None:
+    """A store that was put in the place of the one that the reply came from never comes so far."""
+    with make_queue(store).running():
+        job = client.handlers["echo"].options(delay="1h").submit(1)
+        assert job.cancel() == 1
+        line = client.line()
+        assert isinstance(line, ClientLine)
+        seq, until_s = line._decided
+        assert 0 < until_s - time.monotonic() <= CATCH_UP_S_MAX
+        line._decided = (seq + 1_000_000, time.monotonic() + 0.02)
+        assert job.state() == "canceled"
+        assert time.monotonic() >= line._decided[1]
+
+
+@pytest.mark.parametrize("how", ["cancel", "acancel"])
+def test_what_the_engine_was_sent_as_a_client_is_decided_before_what_is_said_to_it_now(
+    store: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A take-over between a submission and its cancel: the inbox is read before the cancel is decided, however late."""
+    queue = make_queue(store)
+    echo = queue.handlers["echo"].options(delay="1h")
+    jobs: list[Any] = [echo.submit(1), echo.options(idempotency_key="k").submit(2)]
+    read = InboxReader._read
+    opened = threading.Event()
+
+    def late(self: InboxReader) -> bool:
+        return opened.is_set() and read(self)
+
+    monkeypatch.setattr(InboxReader, "_read", late)
+
+    async def cancel_all() -> list[int]:
+        return await asyncio.gather(*(job.acancel() for job in jobs), let_it_read())
+
+    async def let_it_read() -> int:
+        opened.set()
+        return 1
+
+    with queue.running(), ThreadPoolExecutor() as threads:
+        if how == "acancel":
+            assert asyncio.run(cancel_all()) == [1, 1, 1]
+        else:
+            canceled = [threads.submit(job.cancel) for job in jobs]
+            reader = queue.session._inbox_reader  # type: ignore[union-attr]
+            eventually(lambda: any(each.done() for each in canceled) or len(reader._asked) == 2, "they wait")  # type: ignore[union-attr]
+            opened.set()
+            assert [each.result(PATIENCE_S) for each in canceled] == [1, 1]
+        assert [job.state() for job in jobs] == ["canceled"] * 2
+
+
+def test_an_inbox_that_is_deleted_under_a_running_engine_is_made_anew(store: Path, client: ActionQueue) -> None:
+    """What was in it is gone with it; what is sent afterwards, by whomever, is decided by this engine."""
+    with make_queue(store).running():
+        assert client.handlers["echo"].submit(1).result(timeout=PATIENCE_S) == 1
+        for path in store.parent.glob(f"{store.name}.inbox*"):
+            path.unlink()
+        assert client.handlers["echo"].submit(2).result(timeout=PATIENCE_S) == 2
+        other = make_queue(store, role="client")
+        assert other.handlers["echo"].submit(3).result(timeout=PATIENCE_S) == 3
+        other.close()

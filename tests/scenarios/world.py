@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from actionqueue import ActionQueue
-from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.attempts import Finish
 from actionqueue.core.instants import parse_duration_us, to_datetime
 from actionqueue.core.state import RUNNING
 from actionqueue.engine.engine import Engine
 from actionqueue.executors import endings
-from actionqueue.executors.port import Assignment, AttemptControl, Sink
+from actionqueue.executors.port import Assignment, AttemptControl, Called, Report, Sink
 from actionqueue.session import Session
 from tests.process.support import PATIENCE_S, inspect
 
@@ -104,6 +104,8 @@ class Gate:
 class Hand:
     """An executor that runs nothing: see the module's head."""
 
+    tells_calls = False
+
     def __init__(self, slots: int = 100, name: str = "thread") -> None:
         self.slots = slots
         self.name = name
@@ -155,6 +157,10 @@ class Hand:
         """How many attempts nobody has taken."""
         return len(self._waiting)
 
+    def calls(self, assignment: Assignment) -> None:
+        """Its handler is called: for a hand that says so."""
+        self._sink([Called(assignment.run_id, assignment.attempt_id, assignment.fence)])
+
     def returns(self, assignment: Assignment, value: object = None) -> None:
         """Its code returns."""
         self._report(endings.returned(self._control(assignment), value), assignment)
@@ -171,7 +177,7 @@ class Hand:
         self._sink([finish])
 
 
-def _nobody(reports: Sequence[Finish | Progress]) -> None:
+def _nobody(reports: Sequence[Report]) -> None:
     raise AssertionError("begin() was not called")
 
 

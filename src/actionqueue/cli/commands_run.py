@@ -12,7 +12,7 @@ from typing import Any
 
 from actionqueue.app import ActionQueue
 from actionqueue.cli.render import print_json
-from actionqueue.cli.running import DONE, Misuse
+from actionqueue.cli.running import DONE, Misuse, discard_output, note
 from actionqueue.core.errors import ActionQueueError, InvalidDuration
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.running import run_forever
@@ -21,7 +21,10 @@ DEFAULT_NAME = "queue"
 
 
 def run(options: Namespace) -> int:
-    """Import the queue, be its engine, drain on SIGTERM or SIGINT."""
+    """Import the queue, be its engine, drain on SIGTERM or SIGINT.
+
+    It works on when nobody reads its output: that is for whoever started it, and the work is everyone's.
+    """
     wait = options.wait_for_store
     if isinstance(wait, str):
         try:
@@ -37,10 +40,14 @@ def run(options: Namespace) -> int:
 
     def on_ready() -> None:
         names = sorted(queue.handlers)
-        if options.json:
-            print_json({"event": "ready", "store": str(queue.store), "pid": os.getpid(), "handlers": names})
-        else:
-            print(f"ready: {queue.store}, pid {os.getpid()}, handlers: {', '.join(names) or 'none'}", flush=True)
+        try:
+            if options.json:
+                print_json({"event": "ready", "store": str(queue.store), "pid": os.getpid(), "handlers": names})
+            else:
+                print(f"ready: {queue.store}, pid {os.getpid()}, handlers: {', '.join(names) or 'none'}", flush=True)
+        except BrokenPipeError:
+            discard_output()
+            note("nobody reads standard output; the engine goes on")
 
     run_forever(queue, wait, on_ready)
     return DONE

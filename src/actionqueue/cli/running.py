@@ -36,8 +36,7 @@ def run(command: str, options: Namespace) -> int:
         code = function(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has enough of it
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return DONE
     except ActionQueueError as error:
         return complain(error.message or type(error).__name__, error.code, exit_code_of(error))
@@ -52,6 +51,14 @@ def run(command: str, options: Namespace) -> int:
         for each in options.opened:
             each.close()
     return code
+
+
+def discard_output() -> None:
+    """Nobody reads standard output any more: from now on it leads nowhere, which is no error."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def complain(message: str, code: str, exit_code: int) -> int:

@@ -300,6 +300,7 @@ def apply_finished(state: State, event: AttemptFinished) -> None:
     if outcome is Outcome.COMPLETED:
         run.output = event.output
         run.lost_streak = 0
+        run.error_kind = None
     else:
         attempt.reason, attempt.error, attempt.retry_at = reason, event.error, event.retry_at
         attempt.abandoned = event.abandoned

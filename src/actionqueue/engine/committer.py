@@ -138,5 +138,6 @@ class Committer:
                 chain(self._last_hash, body),
             )
         expires_at = self._engine.clock.now_us() + REPLY_LIFETIME_US
-        replies = [(command_id, encode_reply(reply), expires_at) for command_id, reply in turn.replies]
+        seq = self._last_seq + len(events)
+        replies = [(command_id, encode_reply(reply, seq), expires_at) for command_id, reply in turn.replies]
         return Batch(commit, self._last_seq, self._epoch, turn.blobs, turn.projection, replies, turn.pruned_tasks)

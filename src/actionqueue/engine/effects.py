@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actionqueue.core.attempts import AttemptFinished
-from actionqueue.core.errors import ActionQueueError, StoreUnavailable, UnknownTask
+from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreUnavailable, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.state import FAILED, RETRY_WAIT, Outcome
 from actionqueue.engine import lookups
@@ -78,15 +79,7 @@ class Effects:
         if turn.settled:
             settled, turn.settled = turn.settled, []
             settle_all(settled)
-        executors = self._engine.executors
-        for name, attempt_id, reason, force in turn.stops:
-            executors[name].stop(attempt_id, reason, force=force)
-        for name, attempt_id in turn.abandoned:
-            if name in executors:
-                executors[name].abandon(attempt_id)
-                logger.warning(
-                    "attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex()
-                )
+        self._stop(turn)
         if turn.lookups:
             posts, turn.lookups = turn.lookups, []
             self._jobs.put(lambda asking: self._look_up(asking, posts))
@@ -140,6 +133,27 @@ class Effects:
                 running = set(executor.running())
                 self._put_off([each for each in assignments if each.attempt_id not in running])
 
+    def _stop(self, turn: Turn) -> None:
+        """Stops and hand-backs; what an executor makes of them is its own affair, and keeps nothing else from going out."""
+        executors = self._engine.executors
+        for name, attempt_id, reason, force in turn.stops:
+            try:
+                executors[name].stop(attempt_id, reason, force=force)
+            except Exception:
+                logger.exception(
+                    "the %s executor could not stop attempt %s; it is given up when its grace is over",
+                    name,
+                    attempt_id.hex(),
+                )
+        for name, attempt_id in turn.abandoned:
+            if name not in executors:
+                continue
+            logger.warning("attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex())
+            try:
+                executors[name].abandon(attempt_id)
+            except Exception:
+                logger.exception("the %s executor may still be blocked by attempt %s", name, attempt_id.hex())
+
     def _put_off(self, assignments: Sequence[Assignment]) -> None:
         """What could not be started has not run: uncounted, and due again soon."""
         self._engine.report([put_off(assignment, PUT_OFF_US) for assignment in assignments])
@@ -148,7 +162,7 @@ class Effects:
         """Read what has left memory; an attempt whose arguments are damaged fails for good instead of starting."""
         withheld: list[Assignment] = []
         try:
-            bodies = self._payloads.ask(lambda reader: reader.blobs([each.task_id for each in turn.unread]))
+            bodies = self._bodies([each.task_id for each in turn.unread])
         except StoreUnavailable as error:
             logger.warning("arguments cannot be read now (%s); their attempts are tried again in a second", error)
             withheld = turn.unread
@@ -160,6 +174,20 @@ class Effects:
             for assignments in turn.starts.values():
                 assignments[:] = [each for each in assignments if each.attempt_id not in ids]
 
+    def _bodies(self, task_ids: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Arguments by task, without those that are on a damaged page; raises when nothing can be read any more."""
+        ask = self._payloads.ask
+        try:
+            return ask(lambda reader: reader.blobs(task_ids))
+        except StoreDamaged as error:
+            ask(lambda reader: reader.projected_seq())
+            logger.error("arguments are damaged, and are read one by one: %s", error)  # noqa: TRY400
+        bodies: dict[bytes, bytes] = {}
+        for task_id in task_ids:
+            with suppress(StoreDamaged):
+                bodies.update(ask(lambda reader, task_id=task_id: reader.blobs([task_id])))  # type: ignore[misc]
+        return bodies
+
     def _give_payloads(self, unread: list[Assignment], bodies: Mapping[bytes, bytes]) -> list[Assignment]:
         damaged: list[Assignment] = []
         for assignment in unread:
@@ -168,7 +196,7 @@ class Effects:
                 assignment.payload = body
             else:
                 damaged.append(assignment)
-        message = "the stored arguments are missing or do not match their digest: bytes changed on disk"
+        message = "the stored arguments are missing, unreadable or do not match their digest: bytes changed on disk"
         self._engine.report([failed(each, "payload_damaged", message, terminal=True) for each in damaged])
         return damaged
 

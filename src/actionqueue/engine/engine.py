@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from actionqueue.core.attempts import Finish, Progress
 from actionqueue.core.epochs import SERVED
 from actionqueue.core.errors import (
     ActionQueueError,
@@ -44,7 +43,7 @@ from actionqueue.engine.tickets import ThreadTicket, Ticket
 from actionqueue.engine.wake import Wake
 from actionqueue.engine.work import Post, Turn
 from actionqueue.engine.writer import Writer
-from actionqueue.executors.port import Executor, Runnable
+from actionqueue.executors.port import Executor, Report, Runnable
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Opened, Reader, Store
 
@@ -97,6 +96,7 @@ class Engine:
         self._closing = False
         self._closed = False
         self._threads: dict[str, threading.Thread] = {}
+        self._begun: list[Executor] = []
         self._idle_tickets: list[Ticket] = []
         self.quiet = threading.Event()
         """What waits between two tries or looks; set when the engine is closed, so that nobody does any more."""
@@ -106,16 +106,19 @@ class Engine:
     def open(self) -> None:
         """Take the store, load its live state, declare what the last epoch left open lost, and start the threads."""
         opened = self.store.open(pid=os.getpid(), host=socket.gethostname())
-        self.opened = opened
         try:
-            machine = self._load(opened)
+            self._begin(opened, self._load(opened))
         except BaseException:
-            self.store.close()
+            self._abort_opening()
             raise
+
+    def _begin(self, opened: Opened, machine: Machine) -> None:
+        self.opened = opened
         self._committer.continue_after(opened)
         self.clock = self._clock or SystemClock(machine.state.last_at)
         self.writer = Writer(machine, self._next_id, stop_grace_us=self._stop_grace_us)
         self.writer.runnables = self.runnables
+        self.writer.tell_calls = frozenset(each.name for each in self.executors.values() if each.tells_calls)
         self.effects = Effects(self)
         self.writer.recent = self.effects.recent
         places = machine.state.places
@@ -132,8 +135,30 @@ class Engine:
             places.register(runnable.name, executor_name, terms)
         self.writer.ask_projection()
         for executor in self.executors.values():
+            self._begun.append(executor)
             executor.begin(self.report)
         self._start_threads()
+
+    def _abort_opening(self) -> None:
+        """Opening failed: nothing was committed, and all that it began ends."""
+        self.opened = None
+        self._closing = self._closed = True
+        self._wake.set()
+        if "commit" in self._threads:
+            self._committer.stop()
+        if "lookups" in self._threads:
+            self.effects.stop()
+        for thread in self._threads.values():
+            self._join(thread)
+        self._close_executors()
+        self.store.close()
+
+    def _close_executors(self) -> None:
+        for executor in self._begun:
+            try:
+                executor.close(1.0)
+            except Exception:  # the store is let go all the same
+                logger.exception("the %s executor could not be closed", executor.name)
 
     def _load(self, opened: Opened) -> Machine:
         machine = Machine(load(*self.store.live_rows()), live_runs_max=self._live_runs_max)
@@ -165,13 +190,15 @@ class Engine:
         )
 
     def _start_threads(self) -> None:
+        """Each after those it hands things to, so that nothing is begun that they could not carry out."""
         for name, target in (
-            ("writer", self._run_writer),
-            ("commit", self._committer.run),
             ("lookups", self.effects.run_lookups),
+            ("commit", self._committer.run),
+            ("writer", self._run_writer),
         ):
-            self._threads[name] = threading.Thread(target=target, name=f"actionqueue-{name}", daemon=True)
-            self._threads[name].start()
+            thread = threading.Thread(target=target, name=f"actionqueue-{name}", daemon=True)
+            thread.start()
+            self._threads[name] = thread
 
     @property
     def projected_seq(self) -> int:
@@ -218,7 +245,7 @@ class Engine:
             )
         return None
 
-    def report(self, reports: Sequence[Finish | Progress]) -> None:
+    def report(self, reports: Sequence[Report]) -> None:
         """What executors say of attempts; taken in any condition, it waits while the store is unavailable."""
         self.writer.mailbox.extend(reports)
         self._wake.set()
@@ -383,8 +410,7 @@ class Engine:
         self._join(self._threads["commit"])
         self.effects.stop()
         self._join(self._threads["lookups"])
-        for executor in self.executors.values():
-            executor.close(1.0)
+        self._close_executors()
         self._refuse_the_rest()
         self.store.close()
         self.writer.machine.state.dispose()

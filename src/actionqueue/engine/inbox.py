@@ -57,8 +57,8 @@ class Rows(Protocol):
         """Of the oldest those not known: (row id, command id, at, version, body or None when damaged)."""
         ...
 
-    def delete(self, row_ids: list[int]) -> None:
-        """Forget these."""
+    def delete(self, rows: list[tuple[int, bytes]]) -> None:
+        """Forget these, by row id and command id."""
         ...
 
     def close(self) -> None:
@@ -87,8 +87,8 @@ class InboxReader:
         self._bell = bell
         self._in_flight: set[bytes] = set()
         self._done: deque[tuple[int, bytes]] = deque()
-        self._asked: deque[threading.Event] = deque()
-        """Set when a reading that began after they were put here is over."""
+        self._asked: deque[Callable[[], object]] = deque()
+        """Called when a reading that began after they were put here is over."""
         self._stopped = threading.Event()
         self._ended = threading.Event()
         self._checked_old = False
@@ -110,8 +110,19 @@ class InboxReader:
         When the reader ends meanwhile there is nothing to wait for: the engine tells whoever asks it why.
         """
         asked = threading.Event()
-        self._asked.append(asked)
-        return self._ended.is_set() or asked.wait(timeout_s)
+        self.when_caught_up(asked.set)
+        return asked.wait(timeout_s)
+
+    def when_caught_up(self, call: Callable[[], object]) -> None:
+        """The same without waiting: ``call`` is called then, on the reader's thread (or now, if that has ended)."""
+        self._asked.append(call)
+        if self._ended.is_set():
+            self._call_asked(len(self._asked))
+
+    def _call_asked(self, count: int) -> None:
+        with suppress(IndexError):  # somebody else called them
+            for _ in range(count):
+                self._asked.popleft()()
 
     def _run(self) -> None:
         try:
@@ -120,8 +131,7 @@ class InboxReader:
                 try:
                     self._delete_done()
                     if self._read():
-                        for _ in range(asked):
-                            self._asked.popleft().set()
+                        self._call_asked(asked)
                     self._note_trouble(None)
                     self._bell.wait(POLL_S if not self._done else 0.005)
                 except ActionQueueError as error:
@@ -132,8 +142,7 @@ class InboxReader:
                     self._stopped.wait(PAUSE_S)
         finally:
             self._ended.set()
-            while self._asked:
-                self._asked.popleft().set()
+            self._call_asked(len(self._asked))
             with suppress(ActionQueueError):  # or else the next engine does it
                 self._delete_done()
             self._bell.close()
@@ -152,7 +161,7 @@ class InboxReader:
     def _delete_done(self) -> None:
         done = list(self._done)
         if done:
-            self._inbox.delete([row_id for row_id, _ in done])
+            self._inbox.delete(done)
             for _, command_id in done:
                 self._done.popleft()
                 self._in_flight.discard(command_id)

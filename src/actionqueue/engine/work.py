@@ -21,7 +21,8 @@ class Post(Struct, gc=False):
     """A command on its way to the writer.
 
     ``as_of`` is the sequence its looked-up facts are exact as of (None: none were looked up). ``command_id`` is set on
-    what came through the inbox: its reply is recorded in the commit. ``failure`` is why the look-up failed, if it did.
+    what came through the inbox: its reply is recorded in the commit. ``failure`` is why the look-up failed, if it did;
+    ``failures`` counts those after which it was made again although the store seemed damaged.
     """
 
     command: Command
@@ -29,6 +30,7 @@ class Post(Struct, gc=False):
     as_of: int | None = None
     command_id: bytes | None = None
     failure: ActionQueueError | None = None
+    failures: int = 0
 
 
 class Ended(Struct, gc=False):

@@ -15,9 +15,9 @@ from actionqueue.core import attempts, control, submission
 from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, Progress
 from actionqueue.core.control import CancelRequested, TaskCanceled
 from actionqueue.core.epochs import Prune
-from actionqueue.core.errors import ActionQueueError, StoreError, UnknownRun, UnknownTask
+from actionqueue.core.errors import ActionQueueError, StoreError, StoreUnavailable, UnknownRun, UnknownTask
 from actionqueue.core.lanes import Slots
-from actionqueue.core.machine import Machine
+from actionqueue.core.machine import Command, Machine
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.rows import project
 from actionqueue.core.state import FIRST_TERMINAL, NO_EXTRA, RETRY_WAIT, RUNNING, Outcome, Run
@@ -25,7 +25,7 @@ from actionqueue.core.submission import Submit
 from actionqueue.engine.stopping import Stopping
 from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended, Post, Turn
-from actionqueue.executors.port import Assignment, Runnable
+from actionqueue.executors.port import Assignment, Called, Report, Runnable
 from actionqueue.store.codec import encode_slots, summary_of
 
 POSTS_PER_STEP_MAX = 256
@@ -33,6 +33,8 @@ PROJECTION_DELAY_US = 100_000
 PROJECTION_ROWS_MAX = 2_000
 LOOK_UP_AGAIN_US = 1_000_000
 """How long a command from the inbox rests after its look-up failed; each one costs a commit."""
+LOOK_UPS_MAX = 5
+"""How often what a command from the inbox speaks of is looked for where the store is damaged; then it is refused."""
 PAYLOAD_CACHE_BYTES = 32 * 1024 * 1024
 """Arguments of waiting tasks kept in memory; those beyond it are read from the store when they start."""
 
@@ -42,9 +44,11 @@ class Writer:
 
     def __init__(self, machine: Machine, next_id: Callable[[int], bytes], *, stop_grace_us: int) -> None:
         self.machine = machine
-        self.mailbox: deque[Post | Finish | Progress] = deque()
+        self.mailbox: deque[Post | Report] = deque()
         """Commands, and what executors report (as it is: there is nobody to answer)."""
         self.runnables: Mapping[str, tuple[Runnable, str, AttemptTerms]] = {}
+        self.tell_calls: frozenset[str] = frozenset()
+        """Executors that say when they call a handler; elsewhere the clock of a timeout starts with the attempt."""
         self.questions: deque[tuple[Callable[[Turn], None]]] = deque()
         self.turn = Turn()
         self.draining = False
@@ -60,7 +64,9 @@ class Writer:
         """How the latest tasks ended, as far as that is durable; kept by the effects."""
         self._in_hand: Post | None = None
         self._later: deque[tuple[int, Post]] = deque()
-        """Commands from the inbox whose look-up failed, and when it is made again."""
+        """Commands whose look-up failed, those that wait behind them, and when it is made again; by that instant."""
+        self._coming: set[bytes] = set()
+        """Tasks and runs of submissions whose facts are being read: what speaks of them is decided after them."""
         self._looking_up = 0
         """Commands whose facts are being read: while there are any, what ended is not forgotten."""
 
@@ -87,8 +93,10 @@ class Writer:
                 self._finish(post, now, turn)
             elif type(post) is Progress:
                 self._handle(Post(post), now, turn)
+            elif type(post) is Called:
+                self._called(post, now)
             else:
-                self._in_hand = post  # type: ignore[assignment]  # the third of three kinds
+                self._in_hand = post  # type: ignore[assignment]  # the last of four kinds
                 self._handle(post, now, turn)  # type: ignore[arg-type]
                 self._in_hand = None
         for _ in range(len(self.questions)):
@@ -110,24 +118,28 @@ class Writer:
         command = post.command
         kind = type(command)
         if kind is Submit and post.as_of is None and _needs_facts(command):  # type: ignore[arg-type]
+            self._coming.update(_ids_of(command))  # type: ignore[arg-type]
             turn.lookups.append(post)
             self._looking_up += 1
             return
         if post.as_of is not None:
             self._looking_up -= 1
-            if post.failure is not None and post.command_id is not None and isinstance(post.failure, StoreError):
+            if post.failure is not None and post.command_id is not None and _may_pass(post):
                 self._later.append((now + LOOK_UP_AGAIN_US, post))  # an answer would be recorded, and this is none
                 return
+            if post.failure is None and self._is_outdated(post):
+                self._look_up(post, turn)
+                return
+            if kind is Submit:
+                self._coming.difference_update(_ids_of(command))  # type: ignore[arg-type]
             if post.failure is not None:
                 self._answer(post, post.failure, turn)
                 return
-            if self._is_outdated(post):
-                self._look_up(post, turn)
-                return
         decision = self.machine.decide(command, now)
         if isinstance(decision, ActionQueueError):
-            if post.as_of is None and isinstance(decision, UnknownRun | UnknownTask):
-                self._look_up(post, turn)
+            may_exist = post.as_of is None or self._is_coming(command)
+            if may_exist and isinstance(decision, UnknownRun | UnknownTask):
+                self._queue_up(post, turn)
                 return
             self._answer(post, decision, turn)
             return
@@ -147,6 +159,17 @@ class Writer:
         self._projection_asked = True
         self._looking_up += 1
         turn.lookups.append(post)
+
+    def _is_coming(self, command: Command) -> bool:
+        """Whether it speaks of what a command before it may be about to make."""
+        return getattr(command, "task_id", None) in self._coming or getattr(command, "run_id", None) in self._coming
+
+    def _queue_up(self, post: Post, turn: Turn) -> None:
+        """Look up what it speaks of, behind the look-ups of the commands before it."""
+        if self._later and self._is_coming(post.command):
+            self._later.append((self._later[-1][0], post))
+        else:
+            self._look_up(post, turn)
 
     def _is_outdated(self, post: Post) -> bool:
         ended_since, as_of = self.machine.state.ended_since, post.as_of
@@ -207,7 +230,7 @@ class Writer:
     def _note_starts(self, events: list[Any], first: int, turn: Turn) -> None:
         state = self.machine.state
         runs, starts, payloads, stopping = state.runs, turn.starts, self._payloads, self.stopping
-        runnables = self.runnables
+        runnables, tell_calls = self.runnables, self.tell_calls
         for n in range(first, len(events)):
             event = events[n]
             if type(event) is not AttemptStarted:
@@ -233,8 +256,16 @@ class Writer:
                 starts[name].append(assignment)
             else:
                 starts[name] = [assignment]
-            if timeout_us is not None:
+            if timeout_us is not None and name not in tell_calls:
                 stopping.watch(run, attempt, event.at + timeout_us)
+
+    def _called(self, report: Called, now: int) -> None:
+        run = self.machine.state.runs.get(report.run_id)
+        attempt = None if run is None else run.attempt
+        if run is None or attempt is None or (attempt.id, attempt.fence) != (report.attempt_id, report.fence):
+            return
+        if attempt.terms.timeout_us is not None:
+            self.stopping.watch(run, attempt, now + attempt.terms.timeout_us)
 
     def _finish(self, report: Finish, now: int, turn: Turn) -> None:
         event = attempts.finish_event(self.machine.state, report, now)
@@ -459,6 +490,19 @@ class Writer:
             or len(state.dirty_runs) >= PROJECTION_ROWS_MAX
             or (not self.mailbox and not state.counts[RUNNING] and not self.turn.starts)
         )
+
+
+def _ids_of(command: Submit) -> list[bytes]:
+    return [id for item in command.items for id in (item.task_id, item.run_id)]
+
+
+def _may_pass(post: Post) -> bool:
+    """Whether a failed look-up is worth another try: while the store is unavailable always, for other troubles of it
+    a few times."""
+    if isinstance(post.failure, StoreUnavailable):
+        return True
+    post.failures += 1
+    return isinstance(post.failure, StoreError) and post.failures < LOOK_UPS_MAX
 
 
 def _needs_facts(command: Submit) -> bool:

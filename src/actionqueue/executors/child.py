@@ -30,6 +30,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, cast
@@ -88,7 +89,8 @@ class Worker:
         self._main_ident = threading.get_ident()
         self._buffer = frames.FrameBuffer()
         self._sending = threading.Lock()
-        self._jobs: SimpleQueue[tuple[AttemptControl, frames.Run] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[AttemptControl, frames.Run, float] | None] = SimpleQueue()
+        """Attempts, and when (monotonic seconds) each came."""
         self._current: AttemptControl | None = None
         self._armed: AttemptControl | None = None
         self._interrupted = False
@@ -107,11 +109,11 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTSIDE_SIGNALS)
         threading.Thread(target=self._read, name="actionqueue-parent", daemon=True).start()
         while (job := self._jobs.get()) is not None:
-            control, run = job
+            control, run, came_s = job
             self._interrupted = self._postponed = False
             signal.signal(signal.SIGTERM, self._on_sigterm)  # each time: the handler before may have set its own
             self._send(frames.Begun(run.attempt_id))
-            finish = self._attempt(control, run)
+            finish = self._attempt(control, run, came_s)
             self._check_fork()
             control.emit = None
             self._current = None
@@ -122,7 +124,7 @@ class Worker:
             del job, control, run, finish  # an idle process holds nobody's arguments
         self._leave()
 
-    def _attempt(self, control: AttemptControl, run: frames.Run) -> Finish:
+    def _attempt(self, control: AttemptControl, run: frames.Run, came_s: float) -> Finish:
         a = control.assignment
         token = current_attempt.set(control)  # importing a module must not wait for results either
         try:
@@ -139,6 +141,9 @@ class Worker:
                 control.resources = self._resources(factory)
             except BaseException as error:
                 return endings.no_resources(a, error)
+        if run.timeout_us is not None:
+            control.late_us = run.waited_us + int((time.monotonic() - came_s) * 1e6)
+            self._send(frames.Called(a.attempt_id))
         return self._run_async(control) if a.runnable.is_async else self._run_plain(control)
 
     def _run_plain(self, control: AttemptControl) -> Finish:
@@ -241,7 +246,7 @@ class Worker:
         match frame:
             case frames.Run():
                 control = self._current = AttemptControl(_assignment(frame), self._emit)
-                self._jobs.put((control, frame))
+                self._jobs.put((control, frame, time.monotonic()))
             case frames.Stop():
                 current = self._current
                 if current is not None and current.assignment.attempt_id == frame.attempt_id:

@@ -16,9 +16,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.attempts import Finish
 from actionqueue.executors import endings, frames
-from actionqueue.executors.port import STOP_DRAIN, Assignment, AttemptControl
+from actionqueue.executors.port import STOP_DRAIN, Assignment, AttemptControl, Called, Report
 from actionqueue.executors.process import WorkerProcess
 
 HANDOVERS_MAX = 3
@@ -26,6 +26,9 @@ HANDOVERS_MAX = 3
 START_FAILURES_MAX = 3
 """How many processes in a row may die before they are ready, until the attempts that wait have failed."""
 START_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 60.0
+"""How long a process may take, once it has an attempt with a timeout (and that long at least), to call its handler: it
+imports the handler's module and enters the resources first."""
 LAST_WORDS_S = 1.0
 """How long a process may take to end once its line is closed."""
 POLL_S = 0.25
@@ -47,12 +50,13 @@ class CrewLimits:
 class Held(AttemptControl):
     """The control of an attempt, and the worker that has it."""
 
-    __slots__ = ("handovers", "worker")
+    __slots__ = ("handovers", "taken_s", "worker")
 
     def __init__(self, assignment: Assignment) -> None:
         super().__init__(assignment)
         self.worker: Worker | None = None
         self.handovers = 0
+        self.taken_s = time.monotonic()
 
 
 class Worker(WorkerProcess):
@@ -60,6 +64,8 @@ class Worker(WorkerProcess):
 
     item: Held | None = None
     begun = False
+    overdue = False
+    """It is killed because it did not come to call its attempt's handler."""
     serving = True
     ready = False
     served = 0
@@ -77,7 +83,7 @@ class Crew:
         self, name: str, limits: CrewLimits, live: dict[bytes, Held], selector: selectors.BaseSelector
     ) -> None:
         self.workers: set[Worker] = set()
-        self.reports: list[Finish | Progress] = []
+        self.reports: list[Report] = []
         self._name = name
         self._limits = limits
         self._live = live
@@ -148,6 +154,7 @@ class Crew:
         now = time.monotonic()
         for worker in list(self.workers):
             if worker.kill_at is not None and worker.kill_at <= now:
+                worker.overdue = worker.item is not None and worker.item.reason is None and not worker.at_end
                 self._kill(worker)
             if (worker.exit_fd is None or worker.at_end) and worker.has_ended():
                 self._bury(worker)
@@ -168,7 +175,7 @@ class Crew:
     def _hand_over(self, item: Held, worker: Worker) -> None:
         a = item.assignment
         try:
-            data = frames.encode(_run_frame(a))
+            data = frames.encode(_run_frame(item))
         except Exception as error:
             self._waiting.popleft()
             self._idle.append(worker)
@@ -179,6 +186,8 @@ class Crew:
             return
         self._waiting.popleft()
         worker.item, worker.begun, item.worker = item, False, worker
+        if a.timeout_us is not None:
+            worker.kill_at = time.monotonic() + max(CALL_TIMEOUT_S, a.timeout_us / 1e6)
         self._watch(worker)
 
     def _end(self, item: Held, finish: Finish) -> None:
@@ -197,6 +206,11 @@ class Crew:
             self._end(item, endings.stopped(a, item.reason))
         elif worker.begun:
             message = f"the worker process {worker.pid} {how} while it ran the handler"
+            if worker.overdue:
+                message = (
+                    f"the worker process {worker.pid} did not come to call the handler, and was killed: importing its "
+                    "module or entering the resources took too long"
+                )
             self._end(item, endings.failed(a, "worker_died", message))
         elif item.handovers < HANDOVERS_MAX:
             self._waiting.appendleft(item)
@@ -240,6 +254,8 @@ class Crew:
                 self._on_ready(worker, frame)
             case frames.Begun():
                 worker.begun = True
+            case frames.Called():
+                self._on_called(worker, frame)
             case frames.Reported():
                 if frame.progress.attempt_id in self._live:
                     self.reports.append(frame.progress)
@@ -258,6 +274,16 @@ class Crew:
             self._start_failures = 0
             worker.kill_at = None
             self._idle.append(worker)
+
+    def _on_called(self, worker: Worker, frame: frames.Called) -> None:
+        item = worker.item
+        if item is None or frame.attempt_id != item.assignment.attempt_id:
+            raise frames.FrameError("a call of an attempt that it does not have")
+        a = item.assignment
+        if item.reason is None and worker.serving:
+            worker.kill_at = None
+        if a.attempt_id in self._live:
+            self.reports.append(Called(a.run_id, a.attempt_id, a.fence))
 
     def _on_ended(self, worker: Worker, end: frames.Ended) -> None:
         item = worker.item
@@ -352,8 +378,10 @@ class Crew:
             self._selector.unregister(source)
 
 
-def _run_frame(a: Assignment) -> frames.Run:
+def _run_frame(item: Held) -> frames.Run:
+    a = item.assignment
     return frames.Run(
         a.runnable.locator, a.runnable.name, a.run_id, a.attempt_id, a.fence, a.task_id, a.payload, a.attempt_number,
         a.failure_count, a.max_attempts, a.token, a.scheduled_at, a.started_at, a.timeout_us, a.metadata,
+        int((time.monotonic() - item.taken_s) * 1e6),
     )  # fmt: skip

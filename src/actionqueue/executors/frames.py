@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from actionqueue.core.attempts import Finish, Progress
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 """What is sent at once between the engine and a worker process: arguments, or a result."""
 
@@ -52,6 +52,8 @@ class Run(Struct, array_like=True, tag="run"):
     started_at: int
     timeout_us: int | None = None
     metadata: dict[str, Any] | None = None
+    waited_us: int = 0
+    """How long it waited for this process."""
 
 
 class Stop(Struct, array_like=True, tag="stop"):
@@ -78,6 +80,12 @@ class Begun(Struct, array_like=True, tag="begun"):
     attempt_id: bytes
 
 
+class Called(Struct, array_like=True, tag="called"):
+    """From a child: everything is ready and the handler is called now. Only of attempts with a timeout."""
+
+    attempt_id: bytes
+
+
 class Ended(Struct, array_like=True, tag="ended"):
     """From a child: the attempt's end. ``interrupted``: an exception was thrown into its code, the child is to go."""
 
@@ -93,7 +101,7 @@ class Reported(Struct, array_like=True, tag="reported"):
 
 
 ToChild = Init | Run | Stop | Quit
-ToParent = Ready | Begun | Ended | Reported
+ToParent = Ready | Begun | Called | Ended | Reported
 
 to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
 to_parent: msgspec.msgpack.Decoder[ToParent] = msgspec.msgpack.Decoder(ToParent)

@@ -29,7 +29,15 @@ from typing import Any
 from actionqueue.core.attempts import Finish, Progress
 from actionqueue.executors import endings
 from actionqueue.executors.daemons import DaemonPool
-from actionqueue.executors.port import STOP_CANCEL, STOP_DRAIN, Assignment, AttemptControl, Sink, current_attempt
+from actionqueue.executors.port import (
+    STOP_CANCEL,
+    STOP_DRAIN,
+    Assignment,
+    AttemptControl,
+    Report,
+    Sink,
+    current_attempt,
+)
 from actionqueue.executors.resources import ResourceKeeper, ResourcesFactory
 
 TICK_SECONDS = 0.25
@@ -63,6 +71,8 @@ class AsyncExecutor:
     first attempt and left at ``close``; its value is ``executor.resources``. While it cannot be entered, attempts fail.
     """
 
+    tells_calls = False
+
     def __init__(
         self,
         slots: int = 100,
@@ -83,7 +93,7 @@ class AsyncExecutor:
         self._context = contextvars.Context()
         self._live: dict[bytes, _Live] = {}
         self._strays: set[_Live] = set()
-        self._ended: list[Finish | Progress] = []
+        self._ended: list[Report] = []
         self._flush_due = False
         self._closing = False
         self._close_by = 0.0
@@ -325,7 +335,7 @@ class AsyncExecutor:
 
     def _refuse(self, batch: list[_Live]) -> None:
         """Their code never started; they are neither failed nor lost."""
-        reports: list[Finish | Progress] = []
+        reports: list[Report] = []
         for item in batch:
             if self._live.pop(item.assignment.attempt_id, None) is not None:
                 finish = endings.stopped(item.assignment, STOP_DRAIN)
@@ -372,5 +382,5 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _no_sink(reports: Sequence[Finish | Progress]) -> None:
+def _no_sink(reports: Sequence[Report]) -> None:
     raise RuntimeError("begin() was not called")

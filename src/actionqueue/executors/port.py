@@ -87,7 +87,7 @@ class Assignment(Struct):
 class AttemptControl:
     """The line between a running attempt and whoever wants it stopped; shared with the handler's context."""
 
-    __slots__ = ("assignment", "canceled", "emit", "misused", "reason", "resources", "stop_hooks")
+    __slots__ = ("assignment", "canceled", "emit", "late_us", "misused", "reason", "resources", "stop_hooks")
 
     def __init__(self, assignment: Assignment, emit: Callable[[Progress], None] | None = None) -> None:
         self.assignment = assignment
@@ -95,6 +95,8 @@ class AttemptControl:
         self.reason: str | None = None
         self.misused: str | None = None
         """Set when a control exception was raised (Snooze, RetryAfter); a handler that swallows it is found out."""
+        self.late_us = 0
+        """How long after its start the handler was called, where its timeout counts from the call."""
         self.emit = emit
         self.resources: Any = None
         """What the queue's ``resources`` gave where this attempt runs; set by executors that enter it."""
@@ -126,7 +128,17 @@ current_attempt: contextvars.ContextVar[AttemptControl | None] = contextvars.Con
 )
 """The attempt whose handler is running in this context: for log records, and to refuse waiting inside a handler."""
 
-Sink = Callable[[Sequence[Finish | Progress]], None]
+
+class Called(Struct):
+    """The handler of an attempt is called now; its timeout counts from here. In memory only, nothing is recorded."""
+
+    run_id: bytes
+    attempt_id: bytes
+    fence: int
+
+
+Report = Finish | Progress | Called
+Sink = Callable[[Sequence[Report]], None]
 
 
 class Executor(Protocol):
@@ -134,6 +146,9 @@ class Executor(Protocol):
 
     name: str
     slots: int
+    tells_calls: bool
+    """Whether it reports ``Called`` for attempts with a timeout, because getting ready for one may take a while. It must
+    then end those whose handler it never comes to call. Otherwise a timeout counts from the attempt's start."""
 
     def begin(self, sink: Sink) -> None:
         """Get ready; every report goes to ``sink``, which may be called from any thread and never blocks."""

@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.attempts import Finish
 from actionqueue.executors import endings
 from actionqueue.executors.crew import LAST_WORDS_S, POLL_S, Crew, CrewLimits, Held
-from actionqueue.executors.port import STOP_DRAIN, Assignment, Sink
+from actionqueue.executors.port import STOP_DRAIN, Assignment, Report, Sink
 from actionqueue.executors.process import OUTSIDE_SIGNALS
 
 REFUSED_RETRY_US = 1_000_000
@@ -38,6 +38,8 @@ class ProcessExecutor:
 
     ``stop`` without force gives the code ``stop_grace_s`` seconds to end before its process is killed.
     """
+
+    tells_calls = True
 
     def __init__(
         self,
@@ -181,5 +183,5 @@ def _refused(assignment: Assignment) -> Finish:
     return finish
 
 
-def _no_sink(reports: Sequence[Finish | Progress]) -> None:
+def _no_sink(reports: Sequence[Report]) -> None:
     raise RuntimeError("begin() was not called")

@@ -21,7 +21,15 @@ from queue import SimpleQueue
 
 from actionqueue.core.attempts import Finish, Progress
 from actionqueue.executors import endings
-from actionqueue.executors.port import STOP_CANCEL, STOP_DRAIN, Assignment, AttemptControl, Sink, current_attempt
+from actionqueue.executors.port import (
+    STOP_CANCEL,
+    STOP_DRAIN,
+    Assignment,
+    AttemptControl,
+    Report,
+    Sink,
+    current_attempt,
+)
 
 REFUSED_RETRY_US = 1_000_000
 """When to try again what came after ``close`` or found no thread: at once would spin."""
@@ -55,6 +63,8 @@ class ThreadExecutor:
     ``resources`` is asked, in the attempt's thread, for what its context gives as resources
     (``AsyncExecutor.enter_resources``, so that loop and threads share them).
     """
+
+    tells_calls = False
 
     def __init__(self, slots: int = 16, name: str = "thread", *, resources: Callable[[], object] | None = None) -> None:
         self.slots = slots
@@ -208,5 +218,5 @@ def _run(item: _Live, resources: Callable[[], object] | None) -> Finish:
     return endings.run_sync(item)
 
 
-def _no_sink(reports: Sequence[Finish | Progress]) -> None:
+def _no_sink(reports: Sequence[Report]) -> None:
     raise RuntimeError("begin() was not called")

@@ -101,20 +101,20 @@ def digest(body: bytes) -> bytes:
     return blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
-def encode_reply(reply: object) -> bytes:
-    """A reply, or a refusal, as bytes."""
+def encode_reply(reply: object, seq: int = 0) -> bytes:
+    """A reply, or a refusal, as bytes; ``seq`` is the sequence as of which everything that was decided is there."""
     if isinstance(reply, ActionQueueError):
         facts = {
             name: str(value) if not isinstance(value, int | str | dict | None) else value
             for name, value in reply.facts.items()
         }
         return _encode([1, [reply.code, reply.message, facts]])
-    return _encode([0, reply])
+    return _encode([0, reply, seq])
 
 
 def decode_reply(body: bytes) -> Any:
     """The reply; a refusal comes back as an error (not raised)."""
-    refused, content = msgpack.decode(body)
+    refused, content, *_ = msgpack.decode(body)
     if not refused:
         return content
     code, message, facts = content
@@ -122,6 +122,12 @@ def decode_reply(body: bytes) -> Any:
         if isinstance(facts.get(name), str):
             facts[name] = kind.parse(facts[name], field=name)
     return error_kinds().get(code, ActionQueueError)(message, **facts)
+
+
+def seq_of_reply(body: bytes) -> int:
+    """The sequence in an encoded reply; 0 where it has none, as a refusal, which changed nothing."""
+    refused, _, *seq = msgpack.decode(body)
+    return seq[0] if seq and not refused else 0
 
 
 _IDS: dict[str, type[Id]] = {"run_id": RunId, "task_id": TaskId, "attempt_id": AttemptId}

@@ -3,10 +3,14 @@
 A second SQLite file beside the store. A command is durable when its row is; the engine, woken by a datagram on a socket
 beside the store, decides it and records the reply in the same commit as its events, then deletes the row. Deleting late
 or twice does no harm: a row whose command id has a reply is never decided again.
+
+Someone may delete or replace the file while it is open. Whoever opens it then has another one, so before each use what
+is at the path is compared with what was opened, and opened anew: else both sides would wait for each other.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -54,7 +58,11 @@ _IDS = "SELECT id, command_id FROM inbox ORDER BY id LIMIT ?"
 _ROWS = (
     "SELECT id, command_id, at, version, body, crc FROM inbox WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
 )
-_DELETE = "DELETE FROM inbox WHERE id IN (SELECT value FROM json_each(?))"
+_DELETE = (
+    "DELETE FROM inbox WHERE id IN (SELECT row.id FROM json_each(?) AS done CROSS JOIN inbox AS row"
+    " ON row.id = json_extract(done.value, '$[0]') AND hex(row.command_id) = json_extract(done.value, '$[1]'))"
+)
+"""By both ids: row ids begin anew where the file was deleted, and are another command's then."""
 _IS_WAITING = "SELECT 1 FROM inbox WHERE command_id = ?"
 
 
@@ -85,6 +93,8 @@ class Inbox:
         check_local(self.path.parent)
         self._in_doubt = False
         """A sync failed: what is in the file is made durable by a new connection before anything is acknowledged."""
+        self._file: tuple[int, int] | None = None
+        """The file that is open, by device and inode."""
         self._connection = self._connect()
         self._wake_path = os.fspath(socket_path(store_path))
         self._socket: socket.socket | None = None
@@ -102,7 +112,19 @@ class Inbox:
             if isinstance(error, sqlite3.Error):
                 raise self._translated(error) from error
             raise
+        self._file = self._at_path()
         return connection
+
+    def _at_path(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _reconnect(self) -> None:
+        self._connection.close()
+        self._connection = self._connect()
 
     def _translated(self, error: sqlite3.Error, doing: str = "opening the inbox") -> StoreError:
         code = primary_code(error)
@@ -158,6 +180,8 @@ class Inbox:
             try:
                 if self._in_doubt:
                     self._settle_doubt()
+                elif self._file != self._at_path() and not self._is_closed:
+                    self._reconnect()
                 return self._retry(lambda: work(self._connection))
             except sqlite3.Error as error:
                 self._in_doubt |= primary_code(error) == sqlite3.SQLITE_IOERR
@@ -165,8 +189,7 @@ class Inbox:
 
     def _settle_doubt(self) -> None:
         """Never sync the same bytes again: a complete checkpoint through a new connection writes them anew."""
-        self._connection.close()
-        self._connection = self._connect()
+        self._reconnect()
         busy = self._retry(lambda: self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         if busy:
             raise StoreUnavailable("the inbox is busy, after a failed sync; try again", cause="busy")
@@ -223,9 +246,9 @@ class Inbox:
         found = self._do("reading", read)
         return [(*row[:4], row[4] if crc32(row[4]) == row[5] else None) for row in found]
 
-    def delete(self, row_ids: Sequence[int]) -> None:
-        """Forget these rows, in one transaction; those that are gone already are no error."""
-        listed = f"[{','.join(map(str, row_ids))}]"
+    def delete(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Forget these rows, by row id and command id, in one transaction; those that are gone already are no error."""
+        listed = json.dumps([(row_id, command_id.hex().upper()) for row_id, command_id in rows])
         self._do("deleting", lambda connection: connection.execute(_DELETE, (listed,)))
 
     def is_waiting(self, command_id: bytes) -> bool:
