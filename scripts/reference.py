@@ -39,6 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Records": (
         "RunRecord", "AttemptRecord", "ErrorRecord", "TaskRecord", "StateChange", "Progress", "Page", "Stats",
         "SlotsRecord", "EngineRecord", "Refusal", "PruneSummary", "VerifyReport", "Problem",
+        "AuditReport", "TaskAudit",
     ),
     "The low-level form": ("TaskSpec", "Once", "TaskConstraints", "TaskMetadata", "Repeat", "Cron"),
     "Ids": ("TaskId", "RunId", "AttemptId"),

@@ -29,6 +29,7 @@ from actionqueue.store.lock import read_holder
 from actionqueue.store.port import Reader
 
 if TYPE_CHECKING:
+    from actionqueue.audit import AuditReport
     from actionqueue.store.memory import MemoryStore
     from actionqueue.verify import OnProgress, VerifyReport
 
@@ -137,6 +138,25 @@ class Administering(BulkOperating):
 
         return _inline(work)
 
+    def _op_audit(self, *, since: datetime | None = None, until: datetime | None = None) -> Operation[AuditReport]:
+        """Account for every task created in that range: the runs its policy implies and those asked for, the runs there
+        are, how they ended.
+
+        Reads one snapshot of the tables, beside an engine or without one, in time in proportion to the store. What is
+        not consistent is no error but what the report is about. Raises ``InvalidInstant`` and ``StoreDamaged``.
+        """
+        since_us, until_us = (
+            None if value is None else instant_us(value, field=field)
+            for field, value in (("since", since), ("until", until))
+        )
+
+        def question(reader: Reader) -> AuditReport:
+            from actionqueue.audit import audit
+
+            return audit(reader, since=since_us, until=until_us)
+
+        return self._read(question)
+
     def _op_backup(self, path: str | os.PathLike[str]) -> Operation[Path]:
         """Copy the store to a new file, consistently, while it is in use; the file's absolute path.
 
@@ -195,6 +215,8 @@ class Administering(BulkOperating):
     aget_result = awaiting(_op_get_result)
     verify = blocking(_op_verify)
     averify = awaiting(_op_verify)
+    audit = blocking(_op_audit)
+    aaudit = awaiting(_op_audit)
     backup = blocking(_op_backup)
     abackup = awaiting(_op_backup)
     prune = blocking_script(_script_prune)

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from actionqueue.core.errors import NotFound, StoreDamaged
+from actionqueue.core.errors import BeyondLog, StoreDamaged
 from actionqueue.core.instants import instant_us, to_datetime
 from actionqueue.core.machine import Machine
 from actionqueue.core.rows import project
@@ -31,13 +31,6 @@ EVENTS_PER_PROJECTION = 5_000
 
 OnProgress = Callable[[str, int, int], object]
 """Called with what is being done, how far it is, and of how much."""
-
-
-class BeyondLog(NotFound):
-    """The log does not reach back to that instant: ``begins_at`` is where it begins (None: nothing was ever logged)."""
-
-    code = "beyond_log"
-    begins_at: datetime | None
 
 
 class PastStore(StoreClient):
@@ -103,7 +96,7 @@ def _beyond(begins_at: int | None) -> BeyondLog:
     begins = to_datetime(begins_at)
     return BeyondLog(
         f"the log begins at {begins.isoformat()}; what was before it was pruned (log_retention says how long it is kept)",
-        begins_at=begins,
+        begins_at=begins.isoformat(),
     )
 
 

@@ -6,6 +6,7 @@ single modules of it. The first use of one of these names imports them all.
 
 from actionqueue.administer import PruneSummary, restore
 from actionqueue.app import ActionQueue
+from actionqueue.audit import AuditReport, TaskAudit
 from actionqueue.context import CONTEXT, Context, RetryAfter, Snooze
 from actionqueue.core.errors import (
     ActionQueueError,
@@ -16,6 +17,7 @@ from actionqueue.core.errors import (
     AttemptInProgress,
     AttemptOwnershipMismatch,
     AttemptStartRequiresRunning,
+    BeyondLog,
     CommitUnknown,
     Conflict,
     DuplicateHandler,
@@ -101,7 +103,9 @@ __all__ = [
     "AttemptOwnershipMismatch",
     "AttemptRecord",
     "AttemptStartRequiresRunning",
+    "AuditReport",
     "Backoff",
+    "BeyondLog",
     "Call",
     "CommitUnknown",
     "Conflict",
@@ -166,6 +170,7 @@ __all__ = [
     "StoreUnavailable",
     "SyncCallOnHandlerLoop",
     "Task",
+    "TaskAudit",
     "TaskConstraints",
     "TaskHandle",
     "TaskId",

@@ -248,6 +248,13 @@ class UnknownRun(NotFound):
     run_id: RunId
 
 
+class BeyondLog(NotFound):
+    """The log does not reach back to that instant; ``begins_at`` is where it begins (None: nothing was ever logged)."""
+
+    code = "beyond_log"
+    begins_at: str | None
+
+
 class Conflict(Refused):
     """The command does not fit the present state."""
 
