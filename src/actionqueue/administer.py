@@ -29,7 +29,7 @@ from actionqueue.store.lock import read_holder
 from actionqueue.store.port import Reader
 
 if TYPE_CHECKING:
-    from actionqueue.audit import AuditReport
+    from actionqueue.audit import AuditReport, TaskAudit
     from actionqueue.store.memory import MemoryStore
     from actionqueue.verify import OnProgress, VerifyReport
 
@@ -138,12 +138,19 @@ class Administering(BulkOperating):
 
         return _inline(work)
 
-    def _op_audit(self, *, since: datetime | None = None, until: datetime | None = None) -> Operation[AuditReport]:
+    def _op_audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        each: Callable[[TaskAudit], object] | None = None,
+    ) -> Operation[AuditReport]:
         """Account for every task created in that range: the runs its policy implies and those asked for, the runs there
         are, how they ended.
 
         Reads one snapshot of the tables, beside an engine or without one, in time in proportion to the store. What is
-        not consistent is no error but what the report is about. Raises ``InvalidInstant`` and ``StoreDamaged``.
+        not consistent is no error but what the report is about. ``each`` is called with every task's account, from another
+        thread. Raises ``InvalidInstant`` and ``StoreDamaged``.
         """
         since_us, until_us = (
             None if value is None else instant_us(value, field=field)
@@ -153,7 +160,7 @@ class Administering(BulkOperating):
         def question(reader: Reader) -> AuditReport:
             from actionqueue.audit import audit
 
-            return audit(reader, since=since_us, until=until_us)
+            return audit(reader, since=since_us, until=until_us, each=each)
 
         return self._read(question)
 

@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -38,6 +39,7 @@ from actionqueue.core.spec import DEFAULT_QUEUE
 from actionqueue.core.version import __version__
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Commit
+from actionqueue.store.sqlite_reader import SQLiteReader
 
 FORMAT = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -92,6 +94,15 @@ def export_lines(
         yield json.encode({**line, "epoch": commit.epoch, "events": events}).decode()
     if not began:
         yield _header(0, redact=redact)
+
+
+def export_store(path: Path, **wanted: Any) -> Iterator[str]:
+    """``export_lines`` of the store at ``path``, beside its engine or without one. Raises what reading a store does."""
+    reader = SQLiteReader(path)
+    try:
+        yield from export_lines(reader, **wanted)
+    finally:
+        reader.close()
 
 
 def _header(from_seq: int, *, redact: bool) -> str:

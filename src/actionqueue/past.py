@@ -38,7 +38,10 @@ class PastStore(StoreClient):
 
     Raises ``BeyondLog``, ``InvalidInstant``, and what reading raises. Takes about 10 µs an event.
 
-    >>> PastStore(StoreClient("jobs.db"), datetime(2026, 11, 24, 9, tzinfo=UTC))  # doctest: +SKIP
+    >>> from datetime import UTC
+    >>> PastStore(StoreClient("none.db"), datetime(2026, 11, 24, 9, tzinfo=UTC))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    actionqueue.core.errors.StoreUnavailable: there is no store at ...
     """
 
     def __init__(self, present: StoreClient, at: datetime, *, progress: OnProgress | None = None) -> None:

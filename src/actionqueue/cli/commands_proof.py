@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime
 
 from actionqueue.audit import TaskAudit
-from actionqueue.audit import audit as audit_of
-from actionqueue.cli.opening import existing_path, instant
+from actionqueue.cli.opening import existing_path, instant, open_store
 from actionqueue.cli.render import Column, cut, plain, print_json, short_id
 from actionqueue.cli.running import DONE, FAILED
 from actionqueue.core.instants import instant_us
-from actionqueue.export import export_lines
-from actionqueue.store.sqlite_reader import SQLiteReader
+from actionqueue.export import export_store
 
 _COLUMNS = (
     Column("ID"), Column("IMPLIED", right=True), Column("ASKED", right=True), Column("CREATED", right=True),
@@ -26,15 +25,13 @@ _HANDLER_WIDTH = 40
 
 def audit(options: Namespace) -> int:
     """Account for every task; exit code 1 when one is not consistent. Lines come as they are found, oldest first."""
-    reader = _reader(options)
     accounts: list[TaskAudit] = []
-    if options.json:
-        each = None if options.quiet else accounts.append
-    else:
-        each = None if options.quiet else _print_account
-        if each is not None:
-            print(_line([column.heading for column in _COLUMNS]))
-    report = audit_of(reader, each=each, **_range(options))
+    each: Callable[[TaskAudit], object] | None = accounts.append if options.json else _print_account
+    if options.quiet:
+        each = None
+    elif not options.json:
+        print(_line([column.heading for column in _COLUMNS]))
+    report = open_store(options).audit(each=each, **_range(options))
     if options.json:
         print_json({**plain(report), "consistent": report.is_consistent, "accounts": plain(accounts)})
     else:
@@ -61,21 +58,12 @@ def _line(cells: list[str]) -> str:
 
 def export(options: Namespace) -> int:
     """Write the log as JSON lines."""
-    for line in export_lines(_reader(options), redact=options.redact, **_range(options)):
+    wanted = {name: None if at is None else instant_us(at, field=name) for name, at in _range(options).items()}
+    for line in export_store(existing_path(options), redact=options.redact, **wanted):
         sys.stdout.write(line + "\n")
     return DONE
 
 
-def _reader(options: Namespace) -> SQLiteReader:
-    reader = SQLiteReader(existing_path(options))
-    options.opened.append(reader)
-    return reader
-
-
-def _range(options: Namespace) -> dict[str, Any]:
-    """``since`` and ``until`` as instants."""
+def _range(options: Namespace) -> dict[str, datetime | None]:
     given = {name: getattr(options, name) for name in ("since", "until")}
-    return {
-        name: None if text is None else instant_us(instant(text, f"--{name}"), field=name)
-        for name, text in given.items()
-    }
+    return {name: None if text is None else instant(text, f"--{name}") for name, text in given.items()}
