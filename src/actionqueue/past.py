@@ -49,9 +49,9 @@ class PastStore(StoreClient):
         self.at = at
         self.begins_at: datetime | None = None
         """Where the log begins, if its start was pruned: what was submitted before it is not in this past."""
+        reader = SQLiteReader(present.store)
         self._folder = tempfile.TemporaryDirectory(prefix="actionqueue-past-")
         path = Path(self._folder.name) / "past.db"
-        reader = SQLiteReader(present.store)
         try:
             begins_at_us = rewind(reader, path, instant_us(at, field="at"), progress=progress)
         except BaseException:
