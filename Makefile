@@ -16,7 +16,7 @@ TYPED := src scripts $(wildcard tests/typing)
 SUBMAKE := $(MAKE) --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers soak clean docs generate lint types imports size fix lock
+.PHONY: help demo test check bench bench-peers soak mutants clean docs generate lint types imports size fix lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ bench-peers: $(DEV) ## measure beside other task queues
 
 soak: $(DEV) ## run the tests that take minutes under load
 	@$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
+
+mutants: $(DEV) ## break the engine in one place after another and see that a test notices
+	@$(BIN)/python -m scripts.mutants $(ARGS)
 
 docs: $(DEV) ## check the documentation's links and code
 	@$(BIN)/python scripts/check_docs.py
