@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actionqueue.core.attempts import AttemptFinished
@@ -65,7 +66,7 @@ class Effects:
         """How the latest tasks ended, so that asking for a result right away costs no query."""
         self.on_failure: Callable[[bytes], None] | None = None
         self._jobs: SimpleQueue[Callable[[Asking], None] | None] = SimpleQueue()
-        self._payloads = Asking(engine.store)
+        self._payloads, self._lookups = Asking(engine.store), Asking(engine.store)
 
     # --- once durable ------------------------------------------------------------------------------------------
 
@@ -192,10 +193,18 @@ class Effects:
 
     def run_lookups(self) -> None:
         """The look-up thread: one job after another."""
-        asking = Asking(self._engine.store)
         while (job := self._jobs.get()) is not None:
-            job(asking)
-        asking.close()
+            job(self._lookups)
+        self._lookups.close()
+
+    def look_up(self) -> bool:
+        """Do one of those jobs, where no thread does; False when there is none."""
+        job = None
+        with suppress(Empty):
+            job = self._jobs.get_nowait()
+        if job is not None:
+            job(self._lookups)
+        return job is not None
 
     def stop(self) -> None:
         """End the look-up thread, after what it was asked before."""
