@@ -53,6 +53,24 @@ def test_the_larger_priority_starts_first_and_equals_in_the_order_they_became_re
     """)
 
 
+def test_a_better_run_that_comes_after_a_slot_was_freed_and_before_anything_starts_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine decides all that is in its mailbox before it starts anything."""
+    story = play("""
+        executor main 1
+        submit x
+        submit a queue=one priority=1
+        submit b queue=two
+    """)
+    with monkeypatch.context() as patched:
+        patched.setattr(story, "settle", lambda: None)
+        story.play("finish x completed")
+        story.play("submit c queue=two priority=5")
+    story.settle()
+    story.play("started x c")
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(["a:8:h", "b:5:h", "c:5:g", "d:1:g"])), ids=" ".join)
 def test_priorities_compare_across_queues_and_handlers_whatever_the_order_of_submission(order: list[str]) -> None:
     """selection_default#2, selection_default#3, selection_default#5, selection_default#7."""

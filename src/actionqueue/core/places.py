@@ -263,8 +263,8 @@ class Places(Struct, eq=False):
         if spot is None:
             if lane.ready == 1:
                 self._put(lane, self.open, key)
-        elif key < lane.key:
-            self._put(lane, spot, key)
+        elif key < lane.key:  # better than whoever was woken for the slots that are free now, perhaps
+            self._put(lane, self.open if spot.free else spot, key)
 
     def leave(self, run: Run) -> None:
         """Take ``run`` out of whatever place it is in; its heap entries become outdated."""
