@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actionqueue.core.attempts import AttemptFinished
@@ -74,6 +73,8 @@ class Effects:
         """Everything the turn implies for the world outside; what is done is taken off it, for ``refuse`` if this fails."""
         if turn.ended:
             self._remember(turn.ended)
+        if turn.abandoned:
+            self._abandon(turn)
         if turn.starts:
             self._start(turn)
         if turn.settled:
@@ -82,12 +83,6 @@ class Effects:
         executors = self._engine.executors
         for name, attempt_id, reason, force in turn.stops:
             executors[name].stop(attempt_id, reason, force=force)
-        for name, attempt_id in turn.abandoned:
-            if name in executors:
-                executors[name].abandon(attempt_id)
-                logger.warning(
-                    "attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex()
-                )
         if turn.lookups:
             posts, turn.lookups = turn.lookups, []
             self._jobs.put(lambda asking: self._look_up(asking, posts))
@@ -128,6 +123,18 @@ class Effects:
         if len(recent) > 2 * RECENT_ENDED_MAX:
             for task_id in list(islice(recent, len(recent) - RECENT_ENDED_MAX)):
                 recent.pop(task_id, None)  # unless the writer did
+
+    def _abandon(self, turn: Turn) -> None:
+        """Before anything is started in the slots that this frees. What was granted in the same turn never begins."""
+        given_up = {attempt_id for _, attempt_id in turn.abandoned}
+        for assignments in turn.starts.values():
+            assignments[:] = [each for each in assignments if each.attempt_id not in given_up]
+        for name, attempt_id in turn.abandoned:
+            if name in self._engine.executors:
+                self._engine.executors[name].abandon(attempt_id)
+                logger.warning(
+                    "attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex()
+                )
 
     def _start(self, turn: Turn) -> None:
         if turn.unread:
@@ -199,9 +206,7 @@ class Effects:
 
     def look_up(self) -> bool:
         """Do one of those jobs, where no thread does; False when there is none."""
-        job = None
-        with suppress(Empty):
-            job = self._jobs.get_nowait()
+        job = None if self._jobs.empty() else self._jobs.get()
         if job is not None:
             job(self._lookups)
         return job is not None
