@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from actionqueue.core.errors import ActionQueueError, CommitUnknown, StoreUnavailable
@@ -69,9 +68,7 @@ class Committer:
 
     def next_turn(self) -> Turn | None:
         """What was handed over, where no thread takes it."""
-        with suppress(Empty):
-            return self._handed.get_nowait()
-        return None
+        return None if self._handed.empty() else self._handed.get()
 
     def commit(self, turn: Turn) -> bool:
         """Make a turn durable, or find that no more can be. False while the store is unavailable: to be tried again."""

@@ -1,0 +1,1 @@
+"""For tests: the real engine on virtual time and a store in memory that can fail."""
