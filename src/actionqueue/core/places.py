@@ -411,10 +411,12 @@ class Places(Struct, eq=False):
             if lane is None:
                 return None
             head = self._head(lane)
-            if head is not None and lane.heap[0][:2] != lane.key:
+            self._chain, lane.woken_by = lane.woken_by, None
+            if (
+                head is not None and lane.heap[0][:2] != lane.key
+            ):  # it was woken for a run that is gone: another may try
                 self._put(lane, self.open, lane.heap[0][:2])
                 continue
-            self._chain, lane.woken_by = lane.woken_by, None
             if head is None:
                 continue
             blocker = self.guard(lane)
