@@ -202,6 +202,7 @@ class InboxRows:
         self._rows: dict[int, tuple[int, bytes, int, int, bytes | None]] = {}
         self._serial = 0
         self._reads_to_fail = 0
+        self.on_fault: Callable[[str], None] = _unnoticed
 
     def put(self, command_id: bytes, at: int, body: bytes | None) -> None:
         """Acknowledged, and so durable, when it returns."""
@@ -223,6 +224,7 @@ class InboxRows:
         """The oldest of those not known."""
         if self._reads_to_fail > 0:
             self._reads_to_fail -= 1
+            self.on_fault("inbox_unreadable")
             raise StoreUnavailable("the inbox cannot be read now", cause="read")
         oldest = list(self._rows.values())[:limit]
         return [row for row in oldest if row[1] not in known]

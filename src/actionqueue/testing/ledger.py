@@ -83,7 +83,6 @@ class Ledger:
         self._capacity = capacity
         self._executor_of = executor_of
         self._orders = 0
-        self._is_drained = False
 
     def read(self, batch: Batch) -> None:
         """Take note of what was written."""
@@ -294,11 +293,12 @@ class Ledger:
 
     def opened(self, event: epochs.EngineOpened) -> None:
         """An epoch begins."""
-        self._is_drained = False
         for run in self.live.values():
             run.is_misfit = False
             if run.state in ("scheduled", "retry_wait"):
                 self.recovered.append(f"{run.state}: unchanged")
+        if any(run.facts.queue in self._capacity for run in self.live.values()):
+            self.recovered.append("slots of queues: as before")
         if self.paused:
             self.recovered.append("pauses: as before")
 

@@ -207,7 +207,7 @@ class Stepper:
                     return False
                 is_settled = wait.ticket is not None and wait.ticket.wait(0)
                 if not is_settled:
-                    pass_time(int(wait.timeout_s * 1e6))
+                    pass_time(int(wait.timeout_s * 1e6) + 1)
                     self.settle()
                     is_settled = wait.ticket is not None and wait.ticket.wait(0)
                 wait = steps.send(Waited(is_settled, (time.elapsed_us - began_us) / 1e6))

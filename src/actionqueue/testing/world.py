@@ -15,9 +15,9 @@ from random import Random
 from typing import Any
 
 from actionqueue.core import control, epochs
-from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.attempts import AttemptFinished, Finish, Progress
 from actionqueue.core.check import check, fingerprint
-from actionqueue.core.errors import ActionQueueError, StoreHeld
+from actionqueue.core.errors import ActionQueueError, NotRunning, StoreHeld
 from actionqueue.core.ids import IdSource
 from actionqueue.core.machine import Command, Machine
 from actionqueue.core.state import CODE_OF, STATES, Declaration, State
@@ -34,7 +34,7 @@ from actionqueue.testing.ledger import Ledger
 from actionqueue.testing.stepped import Stepper
 from actionqueue.testing.witness import Asked, Witness
 
-LIVE_RUNS_MAX = 60
+LIVE_RUNS_MAX = 45
 STOP_GRACE_US = 4 * SECOND_US
 RETENTION_US = 300 * SECOND_US
 HOPS_MAX = 25
@@ -69,8 +69,9 @@ class World:
         self._fenced_for = 0
         self._idle_for = 0
         self._registered = 0
+        self._heard: set[bytes] = set()
         self._looked_at: tuple[Stepper, int, int] | None = None
-        self.disk.on_fault = self._fault
+        self.disk.on_fault = self.inbox.on_fault = self._fault
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +234,9 @@ class World:
         self.commands += 1
         self.coverage[f"command {name}"] += 1
         if type(report) is Finish:
-            self.coverage[f"outcome {report.outcome.name}"] += 1
+            if report.attempt_id in self._heard:
+                self.coverage["fault doubled_report"] += 1
+            self._heard.add(report.attempt_id)
 
     def _plan(self, assignment: Assignment) -> Plan:
         return plan_of(self.seed, _number(assignment), assignment.attempt_number)
@@ -249,6 +252,8 @@ class World:
             self._machine.state.dirty_runs.clear()
             for event in ledger.events:
                 coverage[f"event {type(event).__name__}"] += 1
+                if type(event) is AttemptFinished:
+                    coverage[f"outcome {event.outcome.name}"] += 1
             for before, after in ledger.edges:
                 coverage[f"edge {before} -> {after}"] += 1
             for row in ledger.recovered:
@@ -301,6 +306,8 @@ class World:
         self.note("drain")
         if stepper.drain(timeout_s, self._pass_plainly, waits_max) and not stepper.is_dead:
             self.coverage["fault drain"] += 1
+            if stepper.engine.fenced is None:
+                self.refuses(lambda: stepper.engine.post(epochs.Touch()), NotRunning)
             self._drop()
         else:
             self.crash("killed in its drain")
@@ -352,6 +359,7 @@ class World:
         """An executor says something that it should not."""
         if self.stepper is not None:
             self._count(finish)
+            self.coverage["fault late_report"] += 1
             self.stepper.engine.report([finish])
 
     def await_task(self, task_id: bytes) -> None:
