@@ -30,7 +30,9 @@ STORIES_FOR_COVERAGE = 1_000
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m actionqueue.testing", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m actionqueue.testing", description="Tell stories of a simulated world, drawn from seeds."
+    )
     parser.add_argument("--seeds", type=int, default=100, help="how many stories (default 100)")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed (default 0)")
     parser.add_argument("--seed", type=int, help="tell this one, step by step")

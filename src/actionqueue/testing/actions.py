@@ -107,6 +107,7 @@ def submit_many(world: World, chance: Random) -> None:
 def submit_invalid(world: World, chance: Random) -> None:
     """What must be refused: at the front door, or, from another process, by the engine; or what no release can read."""
     item = new_item(world, chance)
+    item.task_id_given = False  # nobody sends it again
     match chance.randrange(6):
         case 0:
             item.priority = PRIORITY_MAX + 1

@@ -528,7 +528,8 @@ class World:
         for executor in self._executors():
             executor.calm_down()
         for _ in range(2_000):
-            for scope, name in sorted(self.ledger.paused):  # also what was still in the inbox
+            paused = sorted(self.ledger.paused) if stepper.engine.refusal() is None else []
+            for scope, name in paused:  # also what was still in the inbox
                 stepper.engine.post(control.Resume(scope, name, "the end"))
             self._act()
             stepper.read_inbox()
