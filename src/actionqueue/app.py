@@ -512,6 +512,11 @@ class ActionQueue(Administering):
         """Raise ``NoEngine`` when someone has waited 5 s and no engine is on the store."""
         self.line_session().check_engine_present(waited_s)
 
+    def exchange_session(self, session: Session | None) -> Session | None:
+        """Go on with another session (the simulator's, or what was open before it); the one until now is returned."""
+        before, self._session = self._session, session
+        return before
+
     def line_session(self) -> Session:
         """The session behind ``line``."""
         return self.session or self.open_session(as_client=True)

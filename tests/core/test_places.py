@@ -56,6 +56,47 @@ def test_the_larger_priority_starts_first_and_equals_in_the_order_they_became_re
     """)
 
 
+def test_a_better_run_that_comes_after_a_slot_was_freed_and_before_anything_starts_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine decides all that is in its mailbox before it starts anything."""
+    story = play("""
+        executor main 1
+        submit x
+        submit a queue=one priority=1
+        submit b queue=two
+    """)
+    with monkeypatch.context() as patched:
+        patched.setattr(story, "settle", lambda: None)
+        story.play("finish x completed")
+        story.play("submit c queue=two priority=5")
+    story.settle()
+    story.play("started x c")
+
+
+def test_a_lane_that_was_woken_for_a_run_that_is_gone_lets_the_next_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best run of the queue misses its deadline in the step that frees a slot of the queue and one of the executor."""
+    story = play("""
+        executor main 1
+        executor other 1
+        handler k executor=other
+        queue narrow 1
+        submit x queue=narrow handler=k
+        submit y
+        submit e queue=narrow handler=k priority=9 expires=5s
+        submit f queue=narrow handler=k
+        submit a queue=narrow priority=5
+        submit b priority=3
+    """)
+    with monkeypatch.context() as patched:
+        patched.setattr(story, "settle", lambda: None)
+        story.now += 5 * SECOND
+        story.play("finish x completed")
+        story.play("finish y completed")
+    story.settle()
+    story.play("started x y a")
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(["a:8:h", "b:5:h", "c:5:g", "d:1:g"])), ids=" ".join)
 def test_priorities_compare_across_queues_and_handlers_whatever_the_order_of_submission(order: list[str]) -> None:
     """selection_default#2, selection_default#3, selection_default#5, selection_default#7."""

@@ -255,7 +255,10 @@ def engine_on(
     """An engine on a store in memory, with one handler; closed at the end, without waiting for what runs."""
     hand = hand or Hand()
     runnable = FakeRunnable(_nothing, name=HANDLER)
-    engine = Engine(store, [hand], IdSource(random.Random(7).randbytes).next, clock=clock or ManualClock(), **facts)
+    shown = clock or ManualClock()
+    engine = Engine(
+        store, [hand], IdSource(random.Random(7).randbytes).next, clock=lambda not_before_us: shown, **facts
+    )
     engine.register(runnable, hand.name, AttemptTerms())
     engine.open()
     try:

@@ -43,7 +43,7 @@ def our_threads() -> list[str]:
 
 
 def open_fails(store: MemoryStore, hand: Hand, kind: type[BaseException]) -> None:
-    engine = Engine(store, [hand], IdSource(random.Random(7).randbytes).next, clock=ManualClock())
+    engine = Engine(store, [hand], IdSource(random.Random(7).randbytes).next, clock=lambda not_before: ManualClock())
     with pytest.raises(kind):
         engine.open()
     engine.close(0.0)  # which has nothing left to do

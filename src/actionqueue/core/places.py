@@ -160,8 +160,8 @@ class Places(Struct, eq=False):
         if spot is None:
             if ready.count == 1:
                 self._put(lane, self.open, key)
-        elif key < lane.key:
-            self._put(lane, spot, key)
+        elif key < lane.key:  # better than whoever was woken for the slots that are free now, perhaps
+            self._put(lane, self.open if spot.free else spot, key)
 
     def leave(self, run: Run) -> None:
         """Take ``run`` out of whatever place it is in."""
@@ -299,10 +299,10 @@ class Places(Struct, eq=False):
             if lane is None:
                 return None
             head = lane.ready.head()
-            if head is not None and (key := _key(head)) != lane.key:
+            self._chain, lane.woken_by = lane.woken_by, None
+            if head is not None and (key := _key(head)) != lane.key:  # woken for a run that is gone: another may try
                 self._put(lane, self.open, key)
                 continue
-            self._chain, lane.woken_by = lane.woken_by, None
             if head is None:
                 continue
             blocker = self.guard(lane)

@@ -2,6 +2,8 @@
 
 While the store is *unavailable* the same turn is held and tried again. When a commit's outcome is *unknown*, or another
 engine has taken over, the engine is fenced, and this and every later turn is refused.
+
+``commit`` and ``release`` are the two halves of a turn's way out; a crash can come before, in and between them.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class Committer:
         self._epoch = 0
         self._last_seq = 0
         self._last_hash = b""
+        self._failure: ActionQueueError | None = None
+        """Why nothing is written any more, if it is so."""
 
     def continue_after(self, opened: Opened) -> None:
         """The log goes on after what opening found."""
@@ -54,35 +58,48 @@ class Committer:
 
     def run(self) -> None:
         """The thread."""
-        failure: ActionQueueError | None = None
         while (turn := self._handed.get()) is not None:
-            failure = failure or self._engine.fenced
-            if failure is None:
-                failure = self._try(turn)
-            if failure is not None:
-                self._engine.effects.refuse(turn, failure)
+            delay_s = RETRY_S_FIRST
+            while not self.commit(turn):
+                self._engine.quiet.wait(delay_s * (0.5 + random.random() / 2))
+                delay_s = min(delay_s * 2, RETRY_S_MAX)
+            self.release(turn)
         self._engine.effects.end()
 
-    def _try(self, turn: Turn) -> ActionQueueError | None:
-        """Commit a turn and let out what it implies; or what makes the engine stop writing."""
-        try:
-            if turn.writes():
-                self._commit(turn)
-        except ActionQueueError as error:
-            return self._fenced_by(error)
-        except BaseException as error:
-            logger.exception("a commit failed in an unforeseen way")
-            return self._fenced_by(CommitUnknown(f"the commit failed: {type(error).__name__}: {error}"))
-        jobs, turn.store_jobs = turn.store_jobs, []
-        for job, ticket in jobs:
-            self._do_job(job, ticket)
-        self._engine.committed()
-        try:
-            self._engine.effects.release(turn)
-        except BaseException as error:  # what is durable stays; but nobody knows who was told and what was started
-            logger.exception("what a commit implies could not be carried out; the engine stops")
-            return self._fenced_by(ActionQueueError(f"the engine failed: {type(error).__name__}: {error}"))
-        return None
+    def next_turn(self) -> Turn | None:
+        """What was handed over, where no thread takes it."""
+        return None if self._handed.empty() else self._handed.get()
+
+    def commit(self, turn: Turn) -> bool:
+        """Make a turn durable, or find that no more can be. False while the store is unavailable: to be tried again."""
+        failure = self._failure or self._engine.fenced
+        if failure is None and turn.writes():
+            try:
+                if not self._write(turn):
+                    return False
+            except ActionQueueError as error:
+                failure = self._fenced_by(error)
+            except BaseException as error:
+                logger.exception("a commit failed in an unforeseen way")
+                failure = self._fenced_by(CommitUnknown(f"the commit failed: {type(error).__name__}: {error}"))
+        self._failure = failure
+        return True
+
+    def release(self, turn: Turn) -> None:
+        """Let out what a committed turn implies; where it could not be committed, refuse whoever waits for it."""
+        engine = self._engine
+        if self._failure is None:
+            jobs, turn.store_jobs = turn.store_jobs, []
+            for job, ticket in jobs:
+                self._do_job(job, ticket)
+            engine.committed()
+            try:
+                engine.effects.release(turn)
+            except BaseException as error:  # what is durable stays; but nobody knows who was told and what was started
+                logger.exception("what a commit implies could not be carried out; the engine stops")
+                self._failure = self._fenced_by(ActionQueueError(f"the engine failed: {type(error).__name__}: {error}"))
+        if self._failure is not None:
+            engine.effects.refuse(turn, self._failure)
 
     def _fenced_by(self, error: ActionQueueError) -> ActionQueueError:
         self._engine.fence(error)
@@ -99,22 +116,19 @@ class Committer:
             reply = ActionQueueError(f"{type(error).__name__}: {error}")
         ticket.settle(reply)
 
-    def _commit(self, turn: Turn) -> None:
-        engine, batch, delay_s = self._engine, self._batch(turn), RETRY_S_FIRST
-        while True:
-            try:
-                engine.store.commit(batch)
-                break
-            except StoreUnavailable as error:
-                if engine.trouble is None:
-                    logger.warning("the store cannot be written: %s; holding what is undecided and trying again", error)
-                engine.trouble = error
-                if engine.is_closed:
-                    raise StoreUnavailable(
-                        f"the engine was closed while the store could not be written: {error.message}", **error.facts
-                    ) from error
-                engine.quiet.wait(delay_s * (0.5 + random.random() / 2))
-                delay_s = min(delay_s * 2, RETRY_S_MAX)
+    def _write(self, turn: Turn) -> bool:
+        engine, batch = self._engine, self._batch(turn)
+        try:
+            engine.store.commit(batch)
+        except StoreUnavailable as error:
+            if engine.trouble is None:
+                logger.warning("the store cannot be written: %s; holding what is undecided and trying again", error)
+            engine.trouble = error
+            if engine.is_closed:
+                raise StoreUnavailable(
+                    f"the engine was closed while the store could not be written: {error.message}", **error.facts
+                ) from error
+            return False
         if engine.trouble is not None:
             logger.warning("the store can be written again")
             engine.trouble = None
@@ -122,6 +136,7 @@ class Committer:
             self.projected_seq = batch.projection.seq
         if batch.commit is not None:
             self._last_hash, self._last_seq = batch.commit.hash, batch.commit.last_seq
+        return True
 
     def _batch(self, turn: Turn) -> Batch:
         commit = None

@@ -66,7 +66,7 @@ class Effects:
         """How the latest tasks ended, so that asking for a result right away costs no query."""
         self.on_failure: Callable[[bytes], None] | None = None
         self._jobs: SimpleQueue[Callable[[Asking], None] | None] = SimpleQueue()
-        self._payloads = Asking(engine.store)
+        self._payloads, self._lookups = Asking(engine.store), Asking(engine.store)
 
     # --- once durable ------------------------------------------------------------------------------------------
 
@@ -74,6 +74,8 @@ class Effects:
         """Everything the turn implies for the world outside; what is done is taken off it, for ``refuse`` if this fails."""
         if turn.ended:
             self._remember(turn.ended)
+        if turn.abandoned:
+            self._abandon(turn)
         if turn.starts:
             self._start(turn)
         if turn.settled:
@@ -121,6 +123,21 @@ class Effects:
             for task_id in list(islice(recent, len(recent) - RECENT_ENDED_MAX)):
                 recent.pop(task_id, None)  # unless the writer did
 
+    def _abandon(self, turn: Turn) -> None:
+        """Before anything is started in the slots that this frees. What was granted in the same turn never begins."""
+        given_up = {attempt_id for _, attempt_id in turn.abandoned}
+        for assignments in turn.starts.values():
+            assignments[:] = [each for each in assignments if each.attempt_id not in given_up]
+        executors = self._engine.executors
+        for name, attempt_id in turn.abandoned:
+            if name not in executors:
+                continue
+            logger.warning("attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex())
+            try:
+                executors[name].abandon(attempt_id)
+            except Exception:
+                logger.exception("the %s executor may still be blocked by attempt %s", name, attempt_id.hex())
+
     def _start(self, turn: Turn) -> None:
         if turn.unread:
             self._read_payloads(turn)
@@ -134,7 +151,7 @@ class Effects:
                 self._put_off([each for each in assignments if each.attempt_id not in running])
 
     def _stop(self, turn: Turn) -> None:
-        """Stops and hand-backs; what an executor makes of them is its own affair, and keeps nothing else from going out."""
+        """Stops; what an executor makes of them is its own affair, and keeps nothing else from going out."""
         executors = self._engine.executors
         for name, attempt_id, reason, force in turn.stops:
             try:
@@ -145,14 +162,6 @@ class Effects:
                     name,
                     attempt_id.hex(),
                 )
-        for name, attempt_id in turn.abandoned:
-            if name not in executors:
-                continue
-            logger.warning("attempt %s was given up: its code did not end; its slot is free again", attempt_id.hex())
-            try:
-                executors[name].abandon(attempt_id)
-            except Exception:
-                logger.exception("the %s executor may still be blocked by attempt %s", name, attempt_id.hex())
 
     def _put_off(self, assignments: Sequence[Assignment]) -> None:
         """What could not be started has not run: uncounted, and due again soon."""
@@ -220,10 +229,16 @@ class Effects:
 
     def run_lookups(self) -> None:
         """The look-up thread: one job after another."""
-        asking = Asking(self._engine.store)
         while (job := self._jobs.get()) is not None:
-            job(asking)
-        asking.close()
+            job(self._lookups)
+        self._lookups.close()
+
+    def look_up(self) -> bool:
+        """Do one of those jobs, where no thread does; False when there is none."""
+        job = None if self._jobs.empty() else self._jobs.get()
+        if job is not None:
+            job(self._lookups)
+        return job is not None
 
     def stop(self) -> None:
         """End the look-up thread, after what it was asked before."""

@@ -9,6 +9,10 @@
 While one turn is being committed the next one fills. Nothing of a turn leaves before its commit returned. Failures of the
 store: *unavailable* holds the same turn and tries it again while new commands are refused; *unknown* or *epoch lost*
 fences the engine: every caller is told, handlers are stopped, nothing is written any more.
+
+The threads are loops around steps: ``tick`` decides and hands over, ``committer.commit`` makes a turn durable,
+``committer.release`` lets out what it implies, ``effects.look_up`` makes one look-up. After ``take_store`` the steps can
+be taken one by one on a single thread, in any order that the threads could take them in; the simulator does that.
 """
 
 from __future__ import annotations
@@ -70,8 +74,13 @@ class Engine:
         queues: Mapping[str, int] | None = None,
         stop_grace_us: int = 60_000_000,
         live_runs_max: int = 5_000_000,
-        clock: Clock | None = None,
+        clock: Callable[[int], Clock] | None = None,
+        wake: Wake | None = None,
+        draw: Callable[[], float] = random.random,
+        process: tuple[int, str] | None = None,
     ) -> None:
+        """``clock`` makes the clock, which must not show an instant before the one it is given. ``draw`` is where chance
+        comes from, ``process`` the pid and host that are recorded (None: this one's)."""
         self.store = store
         self.executors = {executor.name: executor for executor in executors}
         self.queues = dict(queues or {})
@@ -88,9 +97,11 @@ class Engine:
         self._next_id = next_id
         self._stop_grace_us = stop_grace_us
         self._live_runs_max = live_runs_max
-        self._clock = clock
-        self._wake = Wake()
-        self._committer = Committer(self)
+        self._make_clock = clock
+        self._wake = wake or Wake()
+        self._draw = draw
+        self._process = process
+        self.committer = Committer(self)
         self._committing = False
         self._ending = threading.RLock()
         self._closing = False
@@ -104,18 +115,28 @@ class Engine:
     # --- opening -----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the store, load its live state, declare what the last epoch left open lost, and start the threads."""
-        opened = self.store.open(pid=os.getpid(), host=socket.gethostname())
+        """Take the store and start the threads."""
+        self.take_store()
         try:
-            self._begin(opened, self._load(opened))
+            self._start_threads()
         except BaseException:
             self._abort_opening()
             raise
 
-    def _begin(self, opened: Opened, machine: Machine) -> None:
+    def take_store(self) -> None:
+        """Take the store, load its live state, and declare what the last epoch left open lost."""
+        pid, host = self._process or (os.getpid(), socket.gethostname())
+        opened = self.store.open(pid=pid, host=host)
+        try:
+            self._begin(opened, self._load(opened), pid, host)
+        except BaseException:
+            self._abort_opening()
+            raise
+
+    def _begin(self, opened: Opened, machine: Machine, pid: int, host: str) -> None:
         self.opened = opened
-        self._committer.continue_after(opened)
-        self.clock = self._clock or SystemClock(machine.state.last_at)
+        self.committer.continue_after(opened)
+        self.clock = (self._make_clock or SystemClock)(machine.state.last_at)
         self.writer = Writer(machine, self._next_id, stop_grace_us=self._stop_grace_us)
         self.writer.runnables = self.runnables
         self.writer.tell_calls = frozenset(each.name for each in self.executors.values() if each.tells_calls)
@@ -128,7 +149,7 @@ class Engine:
             places.set_queue(name, capacity)
         now = self.clock.now_us()
         turn = self.writer.turn
-        turn.events += machine.open(now, opened.epoch, os.getpid(), socket.gethostname(), __version__, random.random())
+        turn.events += machine.open(now, opened.epoch, pid, host, __version__, self._draw())
         if opened.restored:
             self._pause_restored(machine, now, turn)
         for runnable, executor_name, terms in self.runnables.values():
@@ -137,7 +158,6 @@ class Engine:
         for executor in self.executors.values():
             self._begun.append(executor)
             executor.begin(self.report)
-        self._start_threads()
 
     def _abort_opening(self) -> None:
         """Opening failed: nothing was committed, and all that it began ends."""
@@ -145,7 +165,7 @@ class Engine:
         self._closing = self._closed = True
         self._wake.set()
         if "commit" in self._threads:
-            self._committer.stop()
+            self.committer.stop()
         if "lookups" in self._threads:
             self.effects.stop()
         for thread in self._threads.values():
@@ -193,7 +213,7 @@ class Engine:
         """Each after those it hands things to, so that nothing is begun that they could not carry out."""
         for name, target in (
             ("lookups", self.effects.run_lookups),
-            ("commit", self._committer.run),
+            ("commit", self.committer.run),
             ("writer", self._run_writer),
         ):
             thread = threading.Thread(target=target, name=f"actionqueue-{name}", daemon=True)
@@ -203,7 +223,7 @@ class Engine:
     @property
     def projected_seq(self) -> int:
         """The sequence the store's tables are exact as of."""
-        return self._committer.projected_seq
+        return self.committer.projected_seq
 
     def committed(self) -> None:
         """A turn is durable, and the next may be handed over; called by the committer."""
@@ -283,7 +303,7 @@ class Engine:
         self._wake.set()
         writer = self._threads.get("writer")
         if self._closed and writer is not None and not writer.is_alive():
-            self._refuse_the_rest()
+            self.refuse_the_rest()
 
     def await_task(self, task_id: bytes, ticket: Ticket) -> None:
         """Settle ``ticket`` with how the task's newest run ended, once it has."""
@@ -341,23 +361,33 @@ class Engine:
             logger.exception("the writer failed; the engine stops, what was acknowledged is safe")
             self.fence(StoreDamaged(f"the writer failed: {type(error).__name__}: {error}", place="writer"))
         while not self._closed:  # fenced: whoever still comes is told so, on the thread that owns what they wait in
-            self._refuse_the_rest()
+            self.refuse_the_rest()
             self._wake.wait(WAIT_S_MAX)
 
     def _write(self) -> None:
-        writer, clock, wake = self.writer, self.clock, self._wake
+        clock, wake = self.clock, self._wake
         while not self._closed and self.fenced is None:
-            now = clock.now_us()
-            is_full = self._committing and len(writer.turn.events) > TURN_EVENTS_MAX
-            if not is_full:
-                writer.step(now)
-            if not self._committing:
-                self._hand_over(now)
-            if writer.has_work() and not is_full:
+            if self.tick():
                 continue
-            due = None if is_full else writer.next_wake(committing=self._committing)
+            due = self.next_wake()
             wait_s = WAIT_S_MAX if due is None else max(0.0, (due - clock.now_us()) / 1e6)
             wake.wait(min(wait_s, WAIT_S_MAX))
+
+    def tick(self) -> bool:
+        """Decide what there is to decide and hand it over if nothing is being committed. Whether there is more at once."""
+        writer, now, is_full = self.writer, self.clock.now_us(), self._is_full()
+        if not is_full:
+            writer.step(now)
+        if not self._committing:
+            self._hand_over(now)
+        return writer.has_work() and not is_full
+
+    def next_wake(self) -> int | None:
+        """The instant at which to tick again although nobody rings."""
+        return None if self._is_full() else self.writer.next_wake(committing=self._committing)
+
+    def _is_full(self) -> bool:
+        return self._committing and len(self.writer.turn.events) > TURN_EVENTS_MAX
 
     def _hand_over(self, now: int) -> None:
         if self._idle_tickets and self.writer.is_idle():
@@ -367,7 +397,7 @@ class Engine:
         turn = self.writer.take_turn(now)
         if turn is not None:
             self._committing = True
-            self._committer.take(turn)
+            self.committer.take(turn)
 
     # --- ending ------------------------------------------------------------------------------------------------
 
@@ -401,25 +431,29 @@ class Engine:
             from actionqueue.engine.draining import drain
 
             drain(self, drain_timeout_s)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End what runs as it stands, and let the store go: the rest of closing, after the drain."""
         self._closing = True
         self._closed = True
         self.quiet.set()
         self._wake.set()
-        self._join(self._threads["writer"])
-        self._committer.stop()
-        self._join(self._threads["commit"])
+        self._join(self._threads.get("writer"))
+        self.committer.stop()
+        self._join(self._threads.get("commit"))
         self.effects.stop()
-        self._join(self._threads["lookups"])
+        self._join(self._threads.get("lookups"))
         self._close_executors()
-        self._refuse_the_rest()
+        self.refuse_the_rest()
         self.store.close()
         self.writer.machine.state.dispose()
 
-    def _join(self, thread: threading.Thread) -> None:
-        if thread is not threading.current_thread():
+    def _join(self, thread: threading.Thread | None) -> None:
+        if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_S)
 
-    def _refuse_the_rest(self) -> None:
+    def refuse_the_rest(self) -> None:
         """Nobody who waits for the writer is left without an answer, now that it decides nothing any more."""
         error = self.fenced or NotRunning("the engine was closed")
         with self._ending:

@@ -94,6 +94,12 @@ class Housekeeping:
         if self._stopped.is_set():
             self._refuse_asked()
 
+    def serve_asked(self) -> None:
+        """Do what was asked by now, where no thread does."""
+        with suppress(Empty):
+            while (post := self._asked.get_nowait()) is not None:
+                self._serve(post)
+
     def _wait(self) -> bool:
         """Serve what is asked until the next round is due; False when it is time to end."""
         due_s = time.monotonic() + PERIOD_S

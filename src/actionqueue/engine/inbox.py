@@ -127,18 +127,9 @@ class InboxReader:
     def _run(self) -> None:
         try:
             while not self._stopped.is_set():
-                asked = len(self._asked)
-                try:
-                    self._delete_done()
-                    if self._read():
-                        self._call_asked(asked)
-                    self._note_trouble(None)
+                if self.look():
                     self._bell.wait(POLL_S if not self._done else 0.005)
-                except ActionQueueError as error:
-                    self._note_trouble(error.message)
-                    self._stopped.wait(PAUSE_S)
-                except Exception as error:
-                    self._note_trouble(f"{type(error).__name__}: {error}")
+                else:
                     self._stopped.wait(PAUSE_S)
         finally:
             self._ended.set()
@@ -147,6 +138,22 @@ class InboxReader:
                 self._delete_done()
             self._bell.close()
             self._inbox.close()
+
+    def look(self) -> bool:
+        """Delete what was decided and take what is there; False when the inbox cannot be read now."""
+        asked = len(self._asked)
+        try:
+            self._delete_done()
+            if self._read():
+                self._call_asked(asked)
+        except ActionQueueError as error:
+            self._note_trouble(error.message)
+            return False
+        except Exception as error:
+            self._note_trouble(f"{type(error).__name__}: {error}")
+            return False
+        self._note_trouble(None)
+        return True
 
     def _note_trouble(self, trouble: str | None) -> None:
         """Said once, not five times a second: what was wrong then is usually wrong for a while."""

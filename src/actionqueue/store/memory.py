@@ -94,6 +94,11 @@ class MemoryStore:
         """The pid and host of the engine that has it open, if one has."""
         return self._holder
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that was taken last."""
+        return self._tables.epoch
+
     def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
         """Facts, live tasks, live runs, stored."""
         with self._turn:
