@@ -281,6 +281,21 @@ MUTATIONS: tuple[Mutation, ...] = (
         ENGINE,
         "tests/process/test_inbox.py",
     ),
+    _of(
+        "given up and begun all the same",
+        "engine/effects.py",
+        "            assignments[:] = [each for each in assignments if each.attempt_id not in given_up]\n        executors",
+        "            assignments[:] = list(assignments)\n        executors",
+        ENGINE,
+    ),
+    _of(
+        "a fenced engine writes on",
+        "engine/committer.py",
+        "failure = self._failure or self._engine.fenced",
+        "failure = self._failure",
+        ENGINE,
+        "tests/simulation",
+    ),
     # --- the store
     _of("epoch ignored", "store/sqlite.py", "        if epoch != batch.epoch:", "        if False:", STORE),
     _of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,6 +205,33 @@ def test_an_executor_that_cannot_stop_an_attempt_keeps_nothing_else_from_happeni
         complete(hand, later)
         assert engine.fenced is None
     check_sound(store)
+
+
+def test_an_attempt_that_is_given_up_before_it_is_durable_never_begins() -> None:
+    """It was granted and abandoned while an earlier commit was under way: both are in the next one."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def wait(point: str) -> None:
+        if point == "before_write" and busy.is_set():
+            assert go_on.wait(PATIENCE_S)
+
+    store, hand = MemoryStore(fault=wait), Hand()
+    first, second = submission(), submission()
+    with engine_on(store, hand) as engine:
+        ask(engine, lambda state: None)  # what opening wrote is durable
+        busy.set()
+        tickets = [send(engine, Submit([first]))]
+        eventually(lambda: not engine.writer.mailbox and not engine.writer.turn.events, "the first commit is under way")
+        tickets.append(send(engine, Submit([second])))
+        eventually(lambda: len(engine.writer.turn.events) == 2, "the second run was granted")
+        tickets.append(send(engine, CancelRun(second.run_id, how="abandon")))
+        eventually(lambda: len(engine.writer.turn.events) == 3, "the second run was granted and given up")
+        go_on.set()
+        for ticket in tickets:
+            reply_of(ticket)
+        assert hand.take().run_id == first.run_id
+        assert hand.handed_over == 0
+        assert ended(engine, second).state == CANCELED
 
 
 # --- when the clock of a timeout starts ---------------------------------------------------------------------------------

@@ -149,6 +149,22 @@ def test_a_commit_that_does_not_follow_the_log_is_refused_and_leaves_nothing(
     store.commit(batch)
 
 
+def test_a_commit_that_agrees_with_itself_and_not_with_the_log_is_refused(
+    store: Store, driver: Driver, reader: Reader
+) -> None:
+    """Of an engine that goes on from elsewhere: what it expects and what it writes fit together, and not to the store."""
+    driver.run()
+    store.commit(driver.batch())
+    logged = list(reader.commits(0))
+    driver.last_seq += 5
+    driver.run()
+
+    with pytest.raises(StoreDamaged):
+        store.commit(driver.batch())
+
+    assert list(reader.commits(0)) == logged
+
+
 def test_a_projection_alone_can_be_committed(store: Store, driver: Driver, reader: Reader) -> None:
     driver.run()
     store.commit(driver.batch(project=False))
