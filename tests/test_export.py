@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import json
+from msgspec.structs import replace
 
+from actionqueue import ActionQueue, Retry, fixed
 from actionqueue.core.check import check, fingerprint
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.machine import Machine
@@ -19,6 +22,12 @@ from actionqueue.core.submission import TaskSubmitted
 from actionqueue.export import export_lines, read_export
 from actionqueue.store.codec import CHAIN_START, EVENTS_VERSION, encode_events
 from actionqueue.store.port import Commit
+from actionqueue.testing import Simulation
+from actionqueue.testing.__main__ import main as command
+from actionqueue.testing.faults import Disk
+from actionqueue.testing.replay import feed
+from actionqueue.testing.replay import replayed as replay
+from actionqueue.verify import verify
 from tests.core.random_stories import act_out, drawn
 from tests.core.test_codec import EVENT_KINDS, one_of
 
@@ -78,6 +87,68 @@ def test_a_redacted_export_replays_and_holds_no_text_of_the_application(log: lis
     handlers = {event.handler for event in log if isinstance(event, TaskSubmitted)}
     tokens = re.findall(r'"event":"TaskSubmitted"[^}]*?"handler":"(~[0-9a-f]{8})"', lines[1])
     assert len(set(tokens)) == len(handlers), "equal texts have equal tokens"
+
+
+def test_an_export_fed_to_a_disk_is_a_sound_store(log: list[Any]) -> None:
+    disk = Disk()
+
+    machine = feed(disk, export_lines(OneCommit(log)))
+
+    assert machine.state.counts == replayed(log).counts
+    assert verify(disk.memory.reader(), name="the fed one").problems == ()
+
+
+def test_a_part_of_a_log_cannot_be_fed(log: list[Any]) -> None:
+    header, line = export_lines(OneCommit(log))
+
+    with pytest.raises(ValueError, match="give all of it"):
+        feed(Disk(), [header, line.replace('"first_seq":1,', '"first_seq":7,')])
+
+
+def test_a_log_that_leads_to_what_cannot_be_is_told_with_the_commit() -> None:
+    events = [event for event in act_out(drawn(3, 60)).log if isinstance(event, TaskSubmitted)]
+    twice = [events[0], replace(events[0], task_id=events[1].task_id)]
+
+    with pytest.raises(AssertionError, match="ends at sequence 2"):
+        replay(export_lines(OneCommit(twice)))
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_the_command_replays_an_exported_log(
+    log: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], redact: bool
+) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(export_lines(OneCommit(log), redact=redact)))
+
+    assert command(["--export", str(path)]) == 0
+
+    assert capsys.readouterr().out.startswith(f"sound to sequence {len(log)}: ")
+
+
+def test_a_simulation_goes_on_where_an_exported_log_ends() -> None:
+    seen: list[str] = []
+    queue = ActionQueue("jobs.db")
+
+    @queue.task(name="greet", retry=Retry(max_attempts=3, backoff=fixed("10m")))
+    def greet(name: str) -> None:
+        seen.append(name)
+        if len(seen) == 1:
+            raise ValueError(name)
+
+    with Simulation(queue) as sim:
+        job = greet.submit("the real one")
+        sim.run_until_idle()
+        assert job.state() == "retry_wait"
+        lines = list(export_lines(sim.disk.memory.reader()))
+        then = sim.now
+
+    with Simulation(queue, export=lines, stand_ins=lambda handler: {"name": f"instead, for {handler}"}) as sim:
+        assert sim.now == then
+        assert queue.get_run(job.run_id).state == "retry_wait"
+        sim.advance("10m")
+        assert queue.get_run(job.run_id).state == "completed"
+        sim.check()
+    assert seen == ["the real one", "instead, for greet"]
 
 
 def test_two_redacted_exports_have_no_token_in_common(log: list[Any]) -> None:

@@ -6,6 +6,7 @@
     python -m actionqueue.testing --seed 7                  tell one again, step by step
     python -m actionqueue.testing --seed 7 --shrink         and cut it down to what is needed for it to fail
     python -m actionqueue.testing --story story.txt         tell a story that was written down
+    python -m actionqueue.testing --export log.jsonl        replay an exported log, and check it after each commit
 
 Exits with 1 when a story fails, or when something was reached too rarely over a thousand stories or more.
 """
@@ -21,6 +22,8 @@ from pathlib import Path
 from statistics import median
 
 from actionqueue.testing.coverage import missing, table
+from actionqueue.testing.ledger import STATE_NAMES
+from actionqueue.testing.replay import replayed
 from actionqueue.testing.shrink import shrunk
 from actionqueue.testing.steps import from_text, to_text
 from actionqueue.testing.stories import Told, tell
@@ -39,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--story", type=Path, help="tell the story in this file")
     parser.add_argument("--shrink", action="store_true", help="cut a failing story down")
     parser.add_argument("--quiet", action="store_true", help="no table, only failures and the summary")
+    parser.add_argument("--export", type=Path, help="replay the log in this file, and check it after each commit")
     given = parser.parse_args(arguments)
+    if given.export is not None:
+        return _replay(given.export)
     gc.freeze()  # stories make much and keep little
     gc.set_threshold(100_000, 50, 50)
     if given.story is not None:
@@ -48,6 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
     if given.seed is not None:
         return _show(tell(given.seed), shrink=given.shrink)
     return _tell_many(given.first, given.seeds, quiet=given.quiet)
+
+
+def _replay(path: Path) -> int:
+    with path.open(encoding="utf-8") as lines:
+        try:
+            state = replayed(lines).state
+        except AssertionError as error:
+            sys.stdout.write(f"not sound {error}\n")
+            return 1
+    counts = ", ".join(f"{count} {name}" for count, name in zip(state.counts, STATE_NAMES, strict=True) if count)
+    sys.stdout.write(f"sound to sequence {state.last_seq}: {state.tasks_total} tasks; runs: {counts or 'none'}\n")
+    return 0
 
 
 def _show(told: Told, *, shrink: bool) -> int:

@@ -8,7 +8,7 @@ calling thread and nothing waits: a submission is durable when it returns, handl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,7 @@ from actionqueue.testing.clock import VirtualTime
 from actionqueue.testing.faults import Died, Disk
 from actionqueue.testing.inline import InlineExecutor
 from actionqueue.testing.killing import Places, WatchedControl, watched
+from actionqueue.testing.replay import StandIns, feed, no_arguments
 from actionqueue.testing.session import CrashedLine, SimulatedLine, SimulatedSession
 from actionqueue.testing.stepped import Stepper
 from actionqueue.testing.virtual_loop import VirtualLoop
@@ -55,6 +56,9 @@ class Simulation:
     Virtual time begins at ``starts_at`` (default: the first of January 2026, UTC); ``sim.now`` is what it is now.
 
     Async handlers' ``asyncio.sleep`` follows the virtual clock; plain handlers (threads and processes) run inline.
+    With ``export``, the lines of ``actionqueue export``, it begins as that log left its store, right after its last
+    commit; arguments are not in a log, so ``stand_ins(handler)`` makes those of what runs again.
+
     ``disk`` is the store's disk; ``sim.disk.arm("unavailable")`` makes its next commit fail (see ``testing.faults``).
     For tests without a running event loop.
 
@@ -71,12 +75,21 @@ class Simulation:
     """
 
     def __init__(
-        self, queue: ActionQueue, *, seed: int = 0, starts_at: datetime | None = None, kill_at: int | None = None
+        self,
+        queue: ActionQueue,
+        *,
+        seed: int = 0,
+        starts_at: datetime | None = None,
+        kill_at: int | None = None,
+        export: Iterable[str] | None = None,
+        stand_ins: StandIns = no_arguments,
     ) -> None:
         self.queue = queue
         self.seed = seed
         self.time = VirtualTime() if starts_at is None else VirtualTime(instant_us(starts_at, field="starts_at"))
         self.disk = Disk()
+        if export is not None:
+            self.time = VirtualTime(max(self.time.wall_us, feed(self.disk, export, stand_ins).state.last_at))
         self.stepper: Stepper | None = None
         self.loop: VirtualLoop | None = None
         self.places = Places(kill_at)
