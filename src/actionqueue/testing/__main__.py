@@ -28,8 +28,8 @@ from actionqueue.testing.stories import Told, tell
 STORIES_FOR_COVERAGE = 1_000
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(
         prog="python -m actionqueue.testing", description="Tell stories of a simulated world, drawn from seeds."
     )
@@ -39,7 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--story", type=Path, help="tell the story in this file")
     parser.add_argument("--shrink", action="store_true", help="cut a failing story down")
     parser.add_argument("--quiet", action="store_true", help="no table, only failures and the summary")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; its exit status."""
+    given = make_parser().parse_args(arguments)
     gc.freeze()  # stories make much and keep little
     gc.set_threshold(100_000, 50, 50)
     if given.story is not None:
