@@ -50,6 +50,18 @@ class Balking(Hand):
         raise RuntimeError("can't start new thread")
 
 
+class Counting(Hand):
+    """Remembers the most attempts it had at once."""
+
+    most = 0
+
+    def start(self, assignments: Sequence[Assignment]) -> None:
+        try:
+            super().start(assignments)
+        finally:
+            self.most = max(self.most, len(self.running()))
+
+
 def submit_all(engine: Engine, *items: Submission) -> None:
     """In one command, so that they start in one turn."""
     reply_of(send(engine, Submit(list(items))))
@@ -112,14 +124,15 @@ def test_what_an_executor_cannot_start_is_put_off_uncounted_and_runs_later() -> 
 
 def test_an_executor_never_has_more_attempts_than_slots_also_where_one_is_given_up() -> None:
     """The turn that gives one up starts the next in its slot."""
-    hand = Hand(slots=1)
+    hand = Counting(slots=1)
     first, second = submission(), submission()
     with engine_on(MemoryStore(), hand) as engine:
         submit_all(engine, first, second)
         hand.take()
         reply_of(send(engine, CancelRun(first.run_id, "abandon", "me")))
-        assert hand.take().run_id == second.run_id  # the hand refuses more than it has slots for
+        assert hand.take().run_id == second.run_id
         assert look_at(engine, second)[0] is RunState.RUNNING
+        assert hand.most == 1
 
 
 def test_what_is_granted_and_given_up_in_one_turn_never_begins() -> None:
