@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from actionqueue.testing.actions import ACTIONS
+from actionqueue.testing.finale import finish
 from actionqueue.testing.steps import Step, drawn
 from actionqueue.testing.world import World
 
@@ -43,7 +44,7 @@ def tell(seed: int, steps: Sequence[Step] | None = None) -> Told:
             if world.problems:
                 break
         else:
-            world.finish()
+            finish(world)
             notes.append(world.notes)
     if world.problems and world.stepper is not None:
         world.stepper.drop()
