@@ -56,7 +56,7 @@ class Simulation:
 
     Async handlers' ``asyncio.sleep`` follows the virtual clock; plain handlers (threads and processes) run inline.
     ``disk`` is the store's disk; ``sim.disk.arm("unavailable")`` makes its next commit fail (see ``testing.faults``).
-    For tests without a running event loop.
+    Works in plain tests and in coroutines.
 
     >>> from actionqueue import ActionQueue
     >>> queue = ActionQueue("jobs.db")
@@ -341,14 +341,14 @@ class Simulation:
         if self._resources is None:
             assert self.loop is not None
             manager = factory()
-            self._resources = (manager, self.loop.run_until_complete(manager.__aenter__()))
+            self._resources = (manager, self.loop.complete(manager.__aenter__()))
         return self._resources[1]
 
     def _leave(self) -> None:
         """After a drain: the resources are left, and the loop ends."""
         assert self.loop is not None
         if self._resources is not None:
-            self.loop.run_until_complete(self._resources[0].__aexit__(None, None, None))
+            self.loop.complete(self._resources[0].__aexit__(None, None, None))
             self._resources = None
         assert self.stepper is not None
         self.loop.close()

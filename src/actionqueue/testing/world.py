@@ -407,6 +407,10 @@ class World:
             self.act()
         self.time.advance(max(0, target_us - self.time.elapsed_us))
         self.act()
+        stepper = self.stepper
+        if stepper is not None and stepper.is_at_rest:
+            for problem in check(stepper.state, settled=True, now=self.engine_now()):
+                self.problem(f"check at rest: {problem}")
         if self._house is not None and by_us >= SECOND_US:
             self._house.watch_clock()
 
