@@ -207,6 +207,11 @@ def test_resources_are_entered_once_for_each_engine() -> None:
         sim.restart()
         assert entered == [1, -1]
         assert uses.submit().result() == "a pool"
+        sim.crash()
+        assert entered == [1, -1, 1]
+        sim.restart()
+        assert uses.submit().result() == "a pool"
+    assert entered == [1, -1, 1, 1, -1]
 
 
 def test_time_begins_when_it_is_told_to(world: World) -> None:
