@@ -36,14 +36,14 @@ def tell(seed: int, steps: Sequence[Step] | None = None) -> Told:
     steps = drawn(seed) if steps is None else list(steps)
     with quiet_log():
         world = World(seed)
-        world.open()
+        world.perform(lambda world, _: world.open(), 0, "")
         notes = [world.notes]
         for step in steps:
-            world.perform(ACTIONS[step.kind], step.draw, step.moves)
-            notes.append(world.notes)
             if world.problems:
                 break
-        else:
+            world.perform(ACTIONS[step.kind], step.draw, step.moves)
+            notes.append(world.notes)
+        if not world.problems:
             finish(world)
             notes.append(world.notes)
     if world.problems and world.stepper is not None:

@@ -69,6 +69,8 @@ class World:
         self._fenced_for = 0
         self._idle_for = 0
         self._registered = 0
+        self._overdue: dict[bytes, int] = {}
+        """Attempts seen past their timeout, and the elapsed time then."""
         self._heard: set[bytes] = set()
         self._looked_at: tuple[Stepper, int, int] | None = None
         self.disk.on_fault = self.inbox.on_fault = self._fault
@@ -78,8 +80,8 @@ class World:
     def perform(self, action: Callable[[World, Random], Any], draw: int, moves: str) -> None:
         """One step of a story, and everything that must hold after it."""
         self.notes = []
-        self._attend()
         try:
+            self._attend()
             action(self, Random(draw))
             for move in moves:
                 self._move(move)
@@ -197,7 +199,6 @@ class World:
             self.disk, self.time, executors, self.ids.next, draw=self._chance.random, inbox=self.inbox, queues=QUEUES,
             stop_grace_us=STOP_GRACE_US, live_runs_max=LIVE_RUNS_MAX,
         )  # fmt: skip
-        self.stepper, self._fenced_for, self._idle_for = stepper, 0, 0
         stepper.after_commit = self._take_note
         engine = stepper.engine
         engine.on_loaded = self._compare
@@ -205,6 +206,7 @@ class World:
             if handler.name in ALWAYS_THERE or self.is_late_there:
                 engine.register(handler, handler.executor, handler.terms)
         engine.take_store()
+        self.stepper, self._fenced_for, self._idle_for = stepper, 0, 0
         self._house = Housekeeping(engine, RETENTION_US, RETENTION_US)
         engine.on_served = self._house.serve
         engine.post(epochs.Declare([Declaration("crunch", "wide", 1, 2)]))
@@ -409,10 +411,19 @@ class World:
         self.act()
         stepper = self.stepper
         if stepper is not None and stepper.is_at_rest:
-            for problem in check(stepper.state, settled=True, now=self.engine_now()):
-                self.problem(f"check at rest: {problem}")
+            self._judge_rest(stepper)
         if self._house is not None and by_us >= SECOND_US:
             self._house.watch_clock()
+
+    def _judge_rest(self, stepper: Stepper) -> None:
+        """What must hold when nothing more can happen at this instant."""
+        now, elapsed_us = self.engine_now(), self.time.elapsed_us
+        for problem in check(stepper.state, settled=True, now=now):
+            self.problem(f"check at rest: {problem}")
+        for attempt_id in self.ledger.overdue(now):
+            first_us = self._overdue.setdefault(attempt_id, elapsed_us)
+            if elapsed_us - first_us > STOP_GRACE_US:
+                self.problem(f"attempt {attempt_id.hex()} was not given up although its timeout and its grace are over")
 
     def pass_plainly(self, by_us: int) -> None:
         """Time passes for the handlers; whoever steps the engine makes its moves."""
