@@ -49,8 +49,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 PARTS_OF_THEIR_OWN: dict[str, frozenset[str]] = {
     "ActionQueue": frozenset(
         "adeclarations asker await_task blocks_loop cancel_submitted check_engine_present decision declarations "
-        "declare exchange_session failure_hooks forget_waiter leave_to_parent line line_session memory newest_state open_session "
-        "refuse_on_loop runs_of_task sent session settings submission_of_many submission_of_one".split()
+        "declare exchange_session failure_hooks forget_waiter leave_to_parent line line_session memory newest_state "
+        "open_session refuse_on_loop runs_of_task sent session settings submission_of_many submission_of_one".split()
     ),
     "Task": frozenset("check_importable declaration declared problems runnable submission".split()),
     "Call": frozenset(("submission",)),
