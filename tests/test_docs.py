@@ -23,6 +23,7 @@ from actionqueue import ActionQueue, RunState, public
 from actionqueue.core import errors
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.settings import SLOTS_MAX
+from actionqueue.testing.__main__ import make_parser as make_testing_parser
 from scripts import check_docs, reference, sections, state_diagram
 from tests.docs_programs import ROOT, Block, Reader, blocks_of, documents
 
@@ -224,7 +225,10 @@ def test_every_command_in_a_document_is_valid(path: Path) -> None:
             elif words[0] == "make":
                 assert words[1] in targets, where
             elif words[0] == "python" and words[1] == "-m":
-                assert words[2] in ("actionqueue", "scripts.reference", "scripts.state_diagram", "pytest"), where
+                if words[2] == "actionqueue.testing":
+                    make_testing_parser().parse_args(words[3:])
+                else:
+                    assert words[2] in ("actionqueue", "scripts.reference", "scripts.state_diagram", "pytest"), where
             elif words[0] == "python" and words[1].startswith("examples/"):
                 assert (ROOT / words[1]).exists(), where
             elif block.language == "sh":

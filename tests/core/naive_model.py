@@ -1,8 +1,8 @@
 """What a queue does, in the most obvious code: one list of runs, and loops over it.
 
 No heaps, no indexes, no lanes, no events. Slow, short, and written from SEMANTICS.md rather than from the core, so that
-a mistake would have to be made twice to stay unseen. Names instead of ids; a command answers None, or the name of the
-refusal.
+a mistake would have to be made twice to stay unseen. Names instead of ids; a command answers what its caller is told,
+or the name of the refusal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ RETRY_US = 10_000_000
 MAX_LOST = 5
 LIVE = ("scheduled", "ready", "running", "retry_wait")
 WAITING = ("scheduled", "retry_wait")
+
+
+class Refused(str):
+    """The name of a refusal."""
+
+    __slots__ = ()
 
 
 @dataclass
@@ -64,20 +70,22 @@ class NaiveQueue:
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def submit(self, names: list[str], task: Task, priority: int, due_at: int) -> str | None:
-        """Tasks like ``task``, all or none; those whose idempotency key is taken are not new."""
+    def submit(self, names: list[str], task: Task, priority: int, due_at: int) -> Refused | list[bool]:
+        """Tasks like ``task``, all or none; those whose idempotency key is taken are not new. Which of them are."""
         new: list[NaiveRun] = []
+        created: list[bool] = []
         for name in names:
             holder = self._holder(task.key, new)
             if holder is not None and holder.task.content != task.content:
-                return "IdempotencyConflict"
+                return Refused("IdempotencyConflict")
+            created.append(holder is None)
             if holder is None:
                 state = "ready" if due_at <= self.now else "scheduled"
                 new.append(NaiveRun(name, task, name, priority, state, max(due_at, self.now), 0))
         for run in new:
             run.order = self._next_order()
             self.runs.append(run)
-        return None
+        return created
 
     def _holder(self, key: str | None, new: list[NaiveRun]) -> NaiveRun | None:
         for run in [*new, *self.runs]:
@@ -106,49 +114,60 @@ class NaiveQueue:
     def _lost_for_good(self, run: NaiveRun, outcome: str) -> bool:
         return outcome == "lost" and (run.lost > MAX_LOST or run.task.max_attempts == 1)
 
-    def cancel(self, name: str, how: str) -> str | None:
-        """One run."""
+    def cancel(self, name: str, how: str) -> Refused | bool:
+        """One run; whether that changes anything."""
         run = self.find(name)
         if run.state in ("completed", "failed"):
-            return "AlreadyTerminal"
+            return Refused("AlreadyTerminal")
         if run.state == "running" and how != "abandon":
-            run.cancel = "kill" if "kill" in (how, run.cancel) else "cancel"
-        else:
-            run.state = "canceled"
-        return None
+            before, run.cancel = run.cancel, "kill" if "kill" in (how, run.cancel) else "cancel"
+            return run.cancel != before
+        before, run.state = run.state, "canceled"
+        return before != "canceled"
 
-    def cancel_task(self, name: str) -> None:
-        """All live runs of the task of a run."""
-        for run in self.runs:
-            if run.task is self.find(name).task and run.state in LIVE:
-                self.cancel(run.name, "cancel")
+    def cancel_task(self, name: str, how: str) -> int:
+        """All live runs of the task of a run; for how many that changes anything."""
+        mine = [run for run in self.runs if run.task is self.find(name).task and run.state in LIVE]
+        return sum(bool(self.cancel(run.name, how)) for run in mine)
 
-    def retry(self, name: str, new: str) -> str | None:
+    def retry(self, name: str, new: str) -> Refused | None:
         """A new run for one that failed or was canceled, and is the newest of its chain."""
         old = self.find(name)
         newest = [run for run in self.runs if run.first == old.first][-1]
         if old.state not in ("failed", "canceled") or old is not newest:
-            return "NotRetryable"
+            return Refused("NotRetryable")
         self.runs.append(NaiveRun(new, old.task, old.first, old.priority, "ready", self.now, self._next_order()))
         return None
 
-    def reschedule(self, name: str, due_at: int) -> str | None:
+    def reschedule(self, name: str, due_at: int) -> Refused | None:
         """Another instant."""
         run = self.find(name)
         if run.state not in LIVE:
-            return "AlreadyTerminal"
+            return Refused("AlreadyTerminal")
         if run.state not in WAITING:
-            return "NotReschedulable"
+            return Refused("NotReschedulable")
         run.until = max(due_at, self.now)
         return None
 
-    def reprioritize(self, name: str, priority: int) -> str | None:
+    def reprioritize(self, name: str, priority: int) -> Refused | None:
         """Another priority."""
         run = self.find(name)
         if run.state not in LIVE:
-            return "AlreadyTerminal"
+            return Refused("AlreadyTerminal")
         run.priority = priority
         return None
+
+    def pause(self, scope: tuple[str, str]) -> bool:
+        """Nothing of it starts; whether that changes anything."""
+        is_news = scope not in self.paused
+        self.paused.add(scope)
+        return is_news
+
+    def resume(self, scope: tuple[str, str]) -> bool:
+        """It may start again; whether that changes anything."""
+        is_news = scope in self.paused
+        self.paused.discard(scope)
+        return is_news
 
     def crash(self) -> None:
         """The engine dies and opens again: what was running is lost."""

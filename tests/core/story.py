@@ -149,6 +149,8 @@ class Story:
         self.handlers: dict[str, tuple[str, AttemptTerms]] = {"h": ("main", TERMS)}
         self.epoch = 0
         self.down = False
+        self.holding = False
+        """Set while many commands are decided one after another, before anything is started."""
         self._open()
 
     @property
@@ -173,7 +175,7 @@ class Story:
         assert not self.down, "the story is between a crash and a restart"
         decision = self.decide(command)
         if isinstance(decision, ActionQueueError):
-            assert not self.check(settled=True)
+            assert not self.check(settled=not self.holding)
             return decision
         for event in decision.events:
             self.machine.apply(event)
@@ -183,18 +185,19 @@ class Story:
 
     def settle(self) -> None:
         """Start what may start and let fall due what is due, as a turn of the writer does."""
-        more = True
+        more = not self.holding
         while more:
             events: list[Event] = []
             self.machine.start_ready(self.now, self.next_id, events)
             more = self.machine.fire_due(self.now, self.next_id, events)
             self._record(events)
-        self._agree()
+        if not self.holding:
+            self._agree()
 
     def advance(self, us: int) -> None:
         """Move the clock, stopping at every wake-up the core asks for."""
         until = self.now + us
-        while not self.down and (at := self.state.places.next_timer()) is not None and at <= until:
+        while not (self.down or self.holding) and (at := self.state.places.next_timer()) is not None and at <= until:
             assert at > self.now or self.state.places.timers.suspended, "what is due has been dealt with"
             self.now = max(at, self.now)
             self.settle()

@@ -16,7 +16,7 @@ from actionqueue.core.machine import Event, Machine
 from actionqueue.core.state import Accepted, Outcome, State
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.store.codec import decode_events, encode_events
-from tests.core.naive_model import LIVE, NaiveQueue, Task
+from tests.core.naive_model import LIVE, NaiveQueue, Refused, Task
 from tests.core.random_stories import Step, act_out, drawn, steps
 from tests.core.story import SECOND, TERMS, Story, play
 
@@ -39,17 +39,25 @@ class Comparison(RuleBasedStateMachine):
         self.model.executor_of["h"] = "main"
         self.count = 0
 
-    def both(self, command: Any, expected: str | None) -> None:
+    def both(self, command: Any, expected: object) -> None:
         """``command`` has been given to the model, which answered ``expected``; the story must answer the same."""
         reply = self.story.perform(command)
-        refusal = type(reply).__name__ if isinstance(reply, ActionQueueError) else None
-        assert refusal == expected
-        self.model.settle()
+        answer = Refused(type(reply).__name__) if isinstance(reply, ActionQueueError) else reply
+        assert answer == expected
+        self.settle()
+
+    def settle(self) -> None:
+        """The model starts what it can, unless both hold back."""
+        if not self.story.holding:
+            self.model.settle()
 
     def advance(self, us: int) -> None:
         """Both clocks move on; the model is woken when it asks for it."""
         self.story.advance(us)
         until = self.model.now + us
+        if self.story.holding:
+            self.model.now = until
+            return
         while (at := self.model.next_wake()) is not None and at <= until:
             self.model.now = max(at, self.model.now)
             self.model.settle()
@@ -92,7 +100,7 @@ class Comparison(RuleBasedStateMachine):
         self.count += count
         now = self.model.now
         known = {run.name for run in self.model.runs}
-        answer: str | None = None
+        answer: Refused | list[bool] = []
         task_of = {
             name: Task(
                 handler,
@@ -107,7 +115,9 @@ class Comparison(RuleBasedStateMachine):
         }
         if key is None:
             for name in names:
-                self.model.submit([name], task_of[name], priority, now + (delay or 0))
+                created_of = self.model.submit([name], task_of[name], priority, now + (delay or 0))
+                assert created_of == [True]
+                answer.append(True)
         else:
             answer = self.model.submit(names, task_of[names[0]], priority, now + (delay or 0))
         items = [
@@ -125,7 +135,10 @@ class Comparison(RuleBasedStateMachine):
             )
             for name in names
         ]
-        self.both(Submit(items), answer)
+        reply = self.story.perform(Submit(items))
+        told = Refused(type(reply).__name__) if isinstance(reply, ActionQueueError) else [each[2] for each in reply]
+        assert told == answer
+        self.settle()
         created = {run.name for run in self.model.runs} - known
         for name in names:
             if name not in created:
@@ -149,12 +162,11 @@ class Comparison(RuleBasedStateMachine):
         self.both(CancelRun(self.story.id(name), how, "someone"), self.model.cancel(name, how))
 
     @precondition(lambda self: self.model.runs)
-    @rule(data=st.data())
-    def cancel_task(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["cancel", "cancel", "kill", "abandon"]))
+    def cancel_task(self, data: st.DataObject, how: str) -> None:
         self.advance(1)
         name = self.any_run(data)
-        self.model.cancel_task(name)
-        self.both(CancelTask(self.story.task_id(name)), None)
+        self.both(CancelTask(self.story.task_id(name), how), self.model.cancel_task(name, how))
 
     @precondition(lambda self: self.model.runs)
     @rule(data=st.data())
@@ -166,7 +178,7 @@ class Comparison(RuleBasedStateMachine):
         answer = self.model.retry(name, new)
         if answer is None:
             self.story.names[new] = (task_id, new_id)
-        self.both(RetryRun(self.story.id(name), new_id), answer)
+        self.both(RetryRun(self.story.id(name), new_id), (task_id, new_id) if answer is None else answer)
 
     @precondition(lambda self: self.model.runs)
     @rule(data=st.data(), delay=seconds)
@@ -185,16 +197,30 @@ class Comparison(RuleBasedStateMachine):
     @rule(scope=st.sampled_from(SCOPES))
     def pause(self, scope: tuple[str, str]) -> None:
         self.advance(1)
-        self.model.paused.add(scope)
-        self.both(Pause(*scope), None)
+        self.both(Pause(*scope), self.model.pause(scope))
 
     @precondition(lambda self: self.model.paused)
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
         self.advance(1)
-        scope = data.draw(st.sampled_from(sorted(self.model.paused)))
-        self.model.paused.discard(scope)
-        self.both(Resume(*scope), None)
+        scope = data.draw(st.sampled_from([*sorted(self.model.paused), SCOPES[0]]))
+        self.both(Resume(*scope), self.model.resume(scope))
+
+    # --- a step of many commands -----------------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.story.holding)
+    @rule()
+    def begin_step(self) -> None:
+        """From now on commands are decided one after another, as they come out of a full mailbox."""
+        self.story.holding = True
+
+    @precondition(lambda self: self.story.holding)
+    @rule()
+    def end_step(self) -> None:
+        """And now what may start is started."""
+        self.story.holding = False
+        self.story.settle()
+        self.model.settle()
 
     # --- the process and the clock -----------------------------------------------------------------------------
 
@@ -202,14 +228,14 @@ class Comparison(RuleBasedStateMachine):
     def set_executor(self, slots: int) -> None:
         self.advance(1)
         self.model.capacity["executor", "main"] = slots
-        self.model.settle()
+        self.settle()
         self.story.set_executor("main", slots)
 
     @rule(name=st.sampled_from(["mail", "default"]), capacity=st.none() | st.integers(0, 2))
     def set_queue(self, name: str, capacity: int | None) -> None:
         self.advance(1)
         self.model.capacity["queue", name] = 10**9 if capacity is None else capacity
-        self.model.settle()
+        self.settle()
         self.story.set_queue(name, capacity)
 
     @precondition(lambda self: "g" not in self.model.executor_of)
@@ -220,7 +246,7 @@ class Comparison(RuleBasedStateMachine):
         self.story.state.places.set_executor("side", 1)
         self.model.capacity["executor", "side"] = 1
         self.model.executor_of["g"] = "side"
-        self.model.settle()
+        self.settle()
         self.story.register("g", TERMS, "side")
 
     @rule(us=seconds | st.just(10 * SECOND))
@@ -234,6 +260,7 @@ class Comparison(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         self.advance(1)
+        self.story.holding = False
         self.model.crash()
         self.model.settle()
         self.story.crash()
@@ -252,7 +279,8 @@ class Comparison(RuleBasedStateMachine):
             if run.state == "running":
                 assert (real.cancel and real.cancel.how) == run.cancel, run.name
         assert len(self.story.state.runs) == sum(run.state in LIVE for run in self.model.runs)
-        assert self.story.state.places.next_timer() == self.model.next_wake()
+        if not self.story.holding:
+            assert self.story.state.places.next_timer() == self.model.next_wake()
         called = {run_id: name for name, (_, run_id) in self.story.names.items()}
         assert [called[run_id] for run_id in self.story.started] == self.model.started
 

@@ -26,7 +26,7 @@ from actionqueue.executors.endings import TerminalFailure
 from actionqueue.executors.port import Assignment
 from actionqueue.store.memory import MemoryReader, MemoryStore
 from actionqueue.verify import verify
-from tests.engine.rig import advance, ask, engine_on, reply_of, send, submission
+from tests.engine.rig import WriterRig, advance, ask, engine_on, reply_of, send, submission
 from tests.process.support import PATIENCE_S, eventually
 from tests.scenarios.world import Hand, ManualClock
 
@@ -50,6 +50,18 @@ class Balking(Hand):
         self.times -= 1
         super().start(assignments[: self.takes])
         raise RuntimeError("can't start new thread")
+
+
+class Counting(Hand):
+    """Remembers the most attempts it had at once."""
+
+    most = 0
+
+    def start(self, assignments: Sequence[Assignment]) -> None:
+        try:
+            super().start(assignments)
+        finally:
+            self.most = max(self.most, len(self.running()))
 
 
 def submit_all(engine: Engine, *items: Submission) -> None:
@@ -110,6 +122,33 @@ def test_what_an_executor_cannot_start_is_put_off_uncounted_and_runs_later() -> 
         assert engine.fenced is None
         assert ask(engine, lambda state: len(state.places.executors["thread"].running)) == 0
     check_sound(store)
+
+
+def test_an_executor_never_has_more_attempts_than_slots_also_where_one_is_given_up() -> None:
+    """The turn that gives one up starts the next in its slot."""
+    hand = Counting(slots=1)
+    first, second = submission(), submission()
+    with engine_on(MemoryStore(), hand) as engine:
+        submit_all(engine, first, second)
+        hand.take()
+        reply_of(send(engine, CancelRun(first.run_id, "abandon", "me")))
+        assert hand.take().run_id == second.run_id
+        assert look_at(engine, second)[0] is RunState.RUNNING
+        assert hand.most == 1
+
+
+def test_what_is_granted_and_given_up_in_one_turn_never_begins() -> None:
+    rig = WriterRig()
+    item = submission()
+    rig.post(Submit([item]))
+    rig.step()
+    rig.post(CancelRun(item.run_id, "abandon", "me"))
+    rig.step()
+    turn = rig.take()
+    hand = Hand(name="x")
+    engine = SimpleNamespace(executors={"x": hand}, store=rig.store, report=rig.writer.mailbox.extend)
+    Effects(engine).release(turn)  # type: ignore[arg-type]
+    assert hand.handed_over == 0
 
 
 def test_what_it_did_start_before_it_failed_is_left_to_run() -> None:

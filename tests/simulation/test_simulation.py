@@ -121,6 +121,19 @@ def test_sleeping_handlers_sleep_on_the_virtual_clock_side_by_side(world: World)
         assert (sim.now - began).total_seconds() == 1800
 
 
+def test_a_test_can_be_a_coroutine(world: World) -> None:
+    async def test() -> str:
+        with Simulation(world.queue) as sim:
+            job = await world.slow.asubmit(1800)
+            sim.run_until_idle()
+            assert await job.astate() == "running"
+            sim.advance("30m")
+            await asyncio.sleep(0)
+            return await job.aresult()
+
+    assert asyncio.run(test()) == "done"
+
+
 def test_a_timeout_cuts_a_sleep_short(world: World) -> None:
     with Simulation(world.queue) as sim:
         job = world.slow.options(retry=Retry(max_attempts=1)).submit(7200)
@@ -194,6 +207,11 @@ def test_resources_are_entered_once_for_each_engine() -> None:
         sim.restart()
         assert entered == [1, -1]
         assert uses.submit().result() == "a pool"
+        sim.crash()
+        assert entered == [1, -1, 1]
+        sim.restart()
+        assert uses.submit().result() == "a pool"
+    assert entered == [1, -1, 1, 1, -1]
 
 
 def test_time_begins_when_it_is_told_to(world: World) -> None:

@@ -31,8 +31,8 @@ from actionqueue.testing.stories import Told, tell
 STORIES_FOR_COVERAGE = 1_000
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(
         prog="python -m actionqueue.testing", description="Tell stories of a simulated world, drawn from seeds."
     )
@@ -43,7 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shrink", action="store_true", help="cut a failing story down")
     parser.add_argument("--quiet", action="store_true", help="no table, only failures and the summary")
     parser.add_argument("--export", type=Path, help="replay the log in this file, and check it after each commit")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; its exit status."""
+    given = make_parser().parse_args(arguments)
     if given.export is not None:
         return _replay(given.export)
     gc.freeze()  # stories make much and keep little

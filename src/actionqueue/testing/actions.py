@@ -17,6 +17,7 @@ from actionqueue.core.spec import PRIORITY_MAX, Submission, TaskOptions, check_c
 from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.store.codec import digest
+from actionqueue.testing import callers
 from actionqueue.testing.behaviour import HANDLERS, SECOND_US
 from actionqueue.testing.faults import COMMIT_FAULTS
 
@@ -92,7 +93,7 @@ def submit(world: World, chance: Random) -> None:
             item = new_item(world, chance)
             world.witness.send(item)
             items.append(item)
-        world.send(Submit(items), chance)
+        callers.send(world, Submit(items), chance)
 
 
 def submit_many(world: World, chance: Random) -> None:
@@ -100,8 +101,8 @@ def submit_many(world: World, chance: Random) -> None:
     items = [new_item(world, chance) for _ in range(25)]
     for item in items:
         world.witness.send(item)
-    world.send(Submit(items), chance)
-    world.refuses(lambda: check_count(10_001))
+    callers.send(world, Submit(items), chance)
+    callers.refuses(world, lambda: check_count(10_001))
 
 
 def submit_invalid(world: World, chance: Random) -> None:
@@ -120,13 +121,13 @@ def submit_invalid(world: World, chance: Random) -> None:
         case 4:
             item.body = b" " * 2_000_000
         case _:
-            world.put_body(bytes([chance.randrange(256) for _ in range(8)]), None)
+            callers.put_body(world, bytes([chance.randrange(256) for _ in range(8)]), None)
             return
     if len(item.body) > 1_000_000 or chance.random() < 0.5:
-        world.refuses(lambda: validate(item))
+        callers.refuses(world, lambda: validate(item))
         return
     world.witness.send(item)
-    world.put(Submit([item]))
+    callers.put(world, Submit([item]))
 
 
 def resubmit(world: World, chance: Random) -> None:
@@ -136,7 +137,7 @@ def resubmit(world: World, chance: Random) -> None:
         again = sent[-1 - chance.randrange(min(5, len(sent)))]
         if again.fate == "sent":
             again.fate = "unsure"
-        world.send(Submit([again.item]), chance, direct_only=True)
+        callers.send(world, Submit([again.item]), chance, direct_only=True)
 
 
 # --- controls -------------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def cancel(world: World, chance: Random) -> None:
         run_id = a_run(world, chance)
         if run_id is not None:
             how = "gently" if chance.random() < 0.03 else _HOW[chance.randrange(4)]
-            world.send(control.CancelRun(run_id, how, "someone"), chance)
+            callers.send(world, control.CancelRun(run_id, how, "someone"), chance)
 
 
 def cancel_task(world: World, chance: Random) -> None:
@@ -168,7 +169,7 @@ def cancel_task(world: World, chance: Random) -> None:
     if run_id is not None:
         run = world.ledger.runs.get(run_id)
         how = "gently" if chance.random() < 0.05 else _HOW[chance.randrange(4)]
-        world.send(control.CancelTask(run_id if run is None else run.task, how, "someone"), chance)
+        callers.send(world, control.CancelTask(run_id if run is None else run.task, how, "someone"), chance)
 
 
 def retry(world: World, chance: Random) -> None:
@@ -181,7 +182,7 @@ def retry(world: World, chance: Random) -> None:
         new_id = bytes(16) if chance.random() < 0.03 else world.ids.next(world.time.wall_us)
         at_us = -1 if chance.random() < 0.03 else chance.choice((None, None, world.time.wall_us + 3 * SECOND_US))
         world.witness.retries[new_id] = run_id
-        world.send(RetryRun(run_id, new_id, "someone", at_us=at_us), chance)
+        callers.send(world, RetryRun(run_id, new_id, "someone", at_us=at_us), chance)
 
 
 def reschedule(world: World, chance: Random) -> None:
@@ -193,7 +194,7 @@ def reschedule(world: World, chance: Random) -> None:
             due_at = world.time.wall_us + (chance.randrange(40) - 10) * SECOND_US
             if chance.random() < 0.05:
                 due_at = SUBMIT_INSTANT_MAX + 1
-            world.send(control.Reschedule(run_id, due_at), chance)
+            callers.send(world, control.Reschedule(run_id, due_at), chance)
 
 
 def reprioritize(world: World, chance: Random) -> None:
@@ -202,20 +203,20 @@ def reprioritize(world: World, chance: Random) -> None:
         run_id = a_run(world, chance)
         if run_id is not None:
             priority = PRIORITY_MAX + 1 if chance.random() < 0.05 else chance.randrange(7) - 3
-            world.send(control.Reprioritize(run_id, priority), chance)
+            callers.send(world, control.Reprioritize(run_id, priority), chance)
 
 
 def pause(world: World, chance: Random) -> None:
     """The engine, a queue or a handler."""
     scope, name = _BAD_SCOPES[chance.randrange(4)] if chance.random() < 0.1 else _SCOPES[chance.randrange(6)]
-    world.send(control.Pause(scope, name, "someone"), chance)
+    callers.send(world, control.Pause(scope, name, "someone"), chance)
 
 
 def resume(world: World, chance: Random) -> None:
     """What is paused, or is not."""
     for scope, name in sorted(world.ledger.paused) or [_SCOPES[chance.randrange(6)]]:
         if chance.random() < 0.8:
-            world.send(control.Resume(scope, name, "someone"), chance)
+            callers.send(world, control.Resume(scope, name, "someone"), chance)
 
 
 # --- reports, questions, housekeeping -------------------------------------------------------------------------------
@@ -231,23 +232,23 @@ def report(world: World, chance: Random) -> None:
     fence = a.fence + (1 if run.open == a.attempt_id else 0)
     outcome = chance.choice((Outcome.COMPLETED, Outcome.FAILED, Outcome.LOST, Outcome.SNOOZED))
     if chance.random() < 0.5:
-        world.report(Finish(a.run_id, a.attempt_id, fence, outcome))
+        callers.report(world, Finish(a.run_id, a.attempt_id, fence, outcome))
     else:
-        world.send(Progress(a.run_id, a.attempt_id, fence, 1, None, "from afar"), chance, direct_only=True)
+        callers.send(world, Progress(a.run_id, a.attempt_id, fence, 1, None, "from afar"), chance, direct_only=True)
 
 
 def await_task(world: World, chance: Random) -> None:
     """Someone waits for a result."""
     created = [each for each in world.witness.by_number if each.fate == "created"]
     if created:
-        world.await_task(created[-1 - chance.randrange(min(30, len(created)))].item.task_id)
+        callers.await_task(world, created[-1 - chance.randrange(min(30, len(created)))].item.task_id)
 
 
 def read(world: World, chance: Random) -> None:
     """Someone looks at a run that they were told of."""
     known = sorted(world.witness.acknowledged)
     if known:
-        world.read(known[chance.randrange(len(known))])
+        callers.read(world, known[chance.randrange(len(known))])
 
 
 def declare(world: World, chance: Random) -> None:
@@ -255,17 +256,17 @@ def declare(world: World, chance: Random) -> None:
     name = chance.choice(("fetch", "render"))
     tags = ("declared",) if chance.random() < 0.5 else ()
     declared = Declaration(name, "open", chance.randrange(3), 1 + chance.randrange(3), 30 * SECOND_US, tags)
-    world.send(epochs.Declare([declared]), chance, direct_only=True)
+    callers.send(world, epochs.Declare([declared]), chance, direct_only=True)
 
 
 def touch(world: World, chance: Random) -> None:
     """Nothing, durably."""
-    world.send(epochs.Touch(), chance, direct_only=True)
+    callers.send(world, epochs.Touch(), chance, direct_only=True)
 
 
 def confirm_clock(world: World, chance: Random) -> None:
     """An operator vouches for the clock."""
-    world.send(epochs.ConfirmClock("someone"), chance)
+    callers.send(world, epochs.ConfirmClock("someone"), chance)
     world.serve()
 
 
@@ -282,7 +283,7 @@ def prune_log(world: World, chance: Random) -> None:
 def prune_asked(world: World, chance: Random) -> None:
     """Someone asks for both."""
     before = world.time.wall_us - chance.randrange(90) * SECOND_US
-    world.send(epochs.PruneHistory(before, before, "someone"), chance)
+    callers.send(world, epochs.PruneHistory(before, before, "someone"), chance)
     world.serve()
 
 

@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from random import Random
 
 from actionqueue.core.attempts import Finish
+from actionqueue.core.state import ErrorInfo
 from actionqueue.executors import endings
 from actionqueue.executors.port import Assignment, AttemptControl, Report, Sink
 from actionqueue.testing.behaviour import Plan, outcome_of
@@ -148,6 +149,8 @@ class DrawnExecutor:
         self._live.pop(running.assignment.attempt_id, None)
         finish = self._report_of(what, running)
         finish.draw = self._chance.random()
+        if finish.error is not None:  # a traceback holds paths and line numbers, which a story must not depend on
+            finish.error = ErrorInfo(finish.error.kind, finish.error.message)
         self._sink([finish])
         if running.plan.is_doubled:
             self._sink([finish])

@@ -55,6 +55,7 @@ class Record(Struct, eq=False):
     lost_in_a_row: int = 0
     open: bytes | None = None
     fence: int = 0
+    started_at: int = 0
     terms: AttemptTerms = DEFAULT_TERMS
     is_canceled: bool = False
     is_misfit: bool = False
@@ -67,6 +68,8 @@ class Ledger:
     def __init__(self, capacity: dict[str, int], executor_of: dict[str, str]) -> None:
         self.runs: dict[bytes, Record] = {}
         self.tasks: dict[bytes, Facts] = {}
+        self.keys: dict[str, tuple[bytes, int | None]] = {}
+        """The task of each idempotency key, and until when it is its."""
         self.live: dict[bytes, Record] = {}
         self.problems: list[str] = []
         self.events: list[Any] = []
@@ -100,6 +103,14 @@ class Ledger:
                 if self.runs[run_id].state not in ENDED:
                     self.problems.append(f"run {run_id.hex()} was pruned while it was {self.runs[run_id].state}")
 
+    def overdue(self, now: int) -> list[bytes]:
+        """The attempts that are open past their timeout."""
+        return [
+            run.open
+            for run in self.live.values()
+            if run.open is not None and run.terms.timeout_us is not None and run.started_at + run.terms.timeout_us < now
+        ]
+
     def counts(self) -> dict[str, int]:
         """Runs by state; those that were pruned do not count."""
         found = dict.fromkeys(STATE_NAMES, 0)
@@ -126,6 +137,11 @@ class Ledger:
         if event.task_id in self.tasks:
             self.problems.append(f"task {event.task_id.hex()} is made twice")
         expires_at = None if event.rare is None else event.rare.expires_at
+        if event.rare is not None and event.rare.key is not None:
+            holder, until = self.keys.get(event.rare.key, (b"", None))
+            if holder in self.tasks and (until is None or until > event.at):
+                self.problems.append(f"idempotency key {event.rare.key!r} makes a second task while it is another's")
+            self.keys[event.rare.key] = (event.task_id, event.rare.key_until)
         self.tasks[event.task_id] = Facts(event.handler, event.queue, event.max_attempts, expires_at)
         self._add(event.run_id, event.task_id, event.due_at, event.at, event.priority, event.run_id)
 
@@ -158,7 +174,8 @@ class Ledger:
         self._move(run, "leased")
         self._move(run, "running")
         run.starts += 1
-        run.open, run.fence, run.terms = event.attempt_id, self.seq, event.terms or DEFAULT_TERMS
+        run.open, run.fence, run.started_at = event.attempt_id, self.seq, event.at
+        run.terms = event.terms or DEFAULT_TERMS
 
     def _check_start(self, run: Record, event: attempts.AttemptStarted) -> None:
         found, said = self.problems, f"run {run.id.hex()} is started"

@@ -7,6 +7,7 @@ calling thread and nothing waits: a submission is durable when it returns, handl
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -60,7 +61,7 @@ class Simulation:
     commit; arguments are not in a log, so ``stand_ins(handler)`` makes those of what runs again.
 
     ``disk`` is the store's disk; ``sim.disk.arm("unavailable")`` makes its next commit fail (see ``testing.faults``).
-    For tests without a running event loop.
+    Works in plain tests and in coroutines.
 
     >>> from actionqueue import ActionQueue
     >>> queue = ActionQueue("jobs.db")
@@ -123,6 +124,7 @@ class Simulation:
     def __exit__(self, *exc: object) -> None:
         try:
             if self.stepper is not None:
+                self._leave_resources()
                 self._die()
         finally:
             self._give_back()
@@ -162,7 +164,8 @@ class Simulation:
         self.disk.has_died = False
         self.disk.let_go()
         self.stepper.drop()
-        _dead_loops.append(self.loop)
+        if asyncio.all_tasks(self.loop):
+            _dead_loops.append(self.loop)
         self.loop.close()
         self.stepper = self.loop = self._house = self._resources = self._session.engine = None
         self._session.line = CrashedLine()
@@ -207,10 +210,9 @@ class Simulation:
     def restart(self) -> None:
         """Open the queue again: after a crash, or after a drain that this begins."""
         if self.stepper is not None:
-            if not self.stepper.drain(self.queue.settings.drain_timeout_us / 1e6, self._pass):
-                self._die()
-            elif self.loop is not None:
-                self._leave()
+            if self.stepper.drain(self.queue.settings.drain_timeout_us / 1e6, self._pass):
+                self._leave_resources()
+            self._die()
         self._open()
 
     def fail_next(self, task: Task[Any, Any], error: BaseException | type[BaseException]) -> None:
@@ -354,15 +356,11 @@ class Simulation:
         if self._resources is None:
             assert self.loop is not None
             manager = factory()
-            self._resources = (manager, self.loop.run_until_complete(manager.__aenter__()))
+            self._resources = (manager, self.loop.complete(manager.__aenter__()))
         return self._resources[1]
 
-    def _leave(self) -> None:
-        """After a drain: the resources are left, and the loop ends."""
-        assert self.loop is not None
-        if self._resources is not None:
-            self.loop.run_until_complete(self._resources[0].__aexit__(None, None, None))
-            self._resources = None
-        assert self.stepper is not None
-        self.loop.close()
-        self.stepper = self.loop = None
+    def _leave_resources(self) -> None:
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            assert self.loop is not None
+            self.loop.complete(resources[0].__aexit__(None, None, None))

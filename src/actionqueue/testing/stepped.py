@@ -103,6 +103,11 @@ class Stepper:
         return self.engine.writer.machine.state
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is on its way to the disk or out of it, and nothing keeps the engine from going on."""
+        return self._handed is None and self._durable is None and self.engine.refusal() is None
+
+    @property
     def is_dead(self) -> bool:
         """Whether the process died in a commit; no further move may be made."""
         return self._disk.has_died

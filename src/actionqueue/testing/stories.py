@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from actionqueue.testing.actions import ACTIONS
+from actionqueue.testing.finale import finish
 from actionqueue.testing.steps import Step, drawn
 from actionqueue.testing.world import World
 
@@ -35,15 +36,15 @@ def tell(seed: int, steps: Sequence[Step] | None = None) -> Told:
     steps = drawn(seed) if steps is None else list(steps)
     with quiet_log():
         world = World(seed)
-        world.open()
+        world.perform(lambda world, _: world.open(), 0, "")
         notes = [world.notes]
         for step in steps:
-            world.perform(ACTIONS[step.kind], step.draw, step.moves)
-            notes.append(world.notes)
             if world.problems:
                 break
-        else:
-            world.finish()
+            world.perform(ACTIONS[step.kind], step.draw, step.moves)
+            notes.append(world.notes)
+        if not world.problems:
+            finish(world)
             notes.append(world.notes)
     if world.problems and world.stepper is not None:
         world.stepper.drop()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
 from actionqueue.testing.clock import VirtualTime
@@ -46,13 +47,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def step(self) -> None:
         """Everything that can run at this instant."""
-        for _ in range(PASSES_MAX):
-            self.call_soon(self.stop)
-            self.run_forever()
-            next_us = self.next_us()
-            if not self._is_ready() and (next_us is None or next_us > self._virtual.elapsed_us):
-                return
+        with _apart():
+            for _ in range(PASSES_MAX):
+                self.call_soon(self.stop)
+                self.run_forever()
+                next_us = self.next_us()
+                if not self._is_ready() and (next_us is None or next_us > self._virtual.elapsed_us):
+                    return
         raise AssertionError(f"async handlers still have something to do after {PASSES_MAX} passes at one instant")
+
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run one coroutine to its end."""
+        with _apart():
+            return self.run_until_complete(coroutine)
 
     def next_us(self) -> int | None:
         """The elapsed time at which a timer is due."""
@@ -61,6 +68,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _is_ready(self) -> bool:
         return bool(self.__dict__["_ready"])
+
+
+@contextmanager
+def _apart() -> Generator[None]:
+    """A test may itself be a coroutine: its loop and task stand aside while the handlers' loop runs in its thread."""
+    outer = asyncio._get_running_loop()  # noqa: SLF001 - what asyncio offers to those who write loops
+    task = None if outer is None else asyncio.current_task(outer)
+    if outer is not None and task is not None:
+        asyncio.tasks._leave_task(outer, task)  # noqa: SLF001
+    asyncio._set_running_loop(None)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(outer)  # noqa: SLF001
+        if outer is not None and task is not None:
+            asyncio.tasks._enter_task(outer, task)  # noqa: SLF001
 
 
 def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

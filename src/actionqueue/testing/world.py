@@ -14,18 +14,18 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from actionqueue.core import control, epochs
+from actionqueue.core import epochs
 from actionqueue.core.attempts import AttemptFinished, Finish
 from actionqueue.core.check import check, fingerprint
 from actionqueue.core.errors import ActionQueueError, NotRunning, StoreHeld
 from actionqueue.core.ids import IdSource
-from actionqueue.core.machine import Command, Machine
+from actionqueue.core.machine import Machine
 from actionqueue.core.state import CODE_OF, STATES, Declaration, State
 from actionqueue.engine.housekeeping import Housekeeping
-from actionqueue.engine.tickets import CallTicket
 from actionqueue.engine.work import Post, Turn
 from actionqueue.executors.port import Assignment, Report
-from actionqueue.store.codec import decode_reply, encode_command
+from actionqueue.store.codec import decode_reply
+from actionqueue.testing import callers
 from actionqueue.testing.behaviour import ALWAYS_THERE, HANDLERS, QUEUES, SECOND_US, SLOTS, DrawnHandler, Plan, plan_of
 from actionqueue.testing.clock import VirtualTime
 from actionqueue.testing.faults import Died, Disk, InboxRows
@@ -56,7 +56,7 @@ class World:
         self.inbox = InboxRows()
         self.ids = IdSource(Random(seed + 1).randbytes)
         self.ledger = Ledger(QUEUES, {each.name: each.executor for each in HANDLERS if each.name in ALWAYS_THERE})
-        self.witness = Witness(self.ledger, self._refusal)
+        self.witness = Witness(self.ledger, self.refusal)
         self.stepper: Stepper | None = None
         self.old: Stepper | None = None
         """An engine that was taken over and does not know."""
@@ -69,6 +69,8 @@ class World:
         self._fenced_for = 0
         self._idle_for = 0
         self._registered = 0
+        self._overdue: dict[bytes, int] = {}
+        """Attempts seen past their timeout, and the elapsed time then."""
         self._heard: set[bytes] = set()
         self._looked_at: tuple[Stepper, int, int] | None = None
         self.disk.on_fault = self.inbox.on_fault = self._fault
@@ -78,14 +80,14 @@ class World:
     def perform(self, action: Callable[[World, Random], Any], draw: int, moves: str) -> None:
         """One step of a story, and everything that must hold after it."""
         self.notes = []
-        self._attend()
         try:
+            self._attend()
             action(self, Random(draw))
             for move in moves:
                 self._move(move)
         except Exception:
-            self._problem(traceback.format_exc())
-        self._judge()
+            self.problem(traceback.format_exc())
+        self.judge()
 
     def _attend(self) -> None:
         """Engines that are over are left, and where none is one opens after a while."""
@@ -95,7 +97,7 @@ class World:
             if self._fenced_for > 2:
                 self.note("the fenced engine is left")
                 stepper.close()
-                self._drop()
+                self.drop()
         elif stepper is None:
             self._idle_for += 1
             if self._idle_for > 3:
@@ -130,21 +132,22 @@ class World:
         if self.disk.has_died:
             self.crash("died in a commit")
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
+        """What must hold after a step."""
         stepper = self.stepper
         if stepper is not None:
             looked_at = (stepper, stepper.state.last_seq, self._registered)
             if looked_at != self._looked_at:  # else nothing has changed that it could find
                 self._looked_at = looked_at
                 for problem in check(stepper.state):
-                    self._problem(f"check: {problem}")
+                    self.problem(f"check: {problem}")
             coverage = self.coverage
             for run in stepper.state.runs.values():
                 coverage[f"place {run.where.name}"] += 1
             for executor in stepper.engine.executors.values():
                 assert isinstance(executor, DrawnExecutor)
                 if executor.most_at_once > executor.slots:
-                    self._problem(
+                    self.problem(
                         f"{executor.most_at_once} attempts at once on the {executor.slots} slots of {executor.name}"
                     )
         for found in (self.ledger.problems, self.witness.problems):
@@ -155,14 +158,23 @@ class World:
         """What happened, for people (and for comparing two runs of one seed)."""
         self.notes.append(text)
 
-    def _problem(self, text: str) -> None:
+    def problem(self, text: str) -> None:
+        """Something that does not hold."""
         self.problems.append(text)
 
     def _fault(self, kind: str) -> None:
         self.coverage[f"fault {kind}"] += 1
         self.note(f"fault: {kind}")
 
-    def _refusal(self, code: str) -> None:
+    def count(self, command: Any) -> None:
+        """A command is on its way."""
+        name = type(command).__name__
+        self.commands += 1
+        self.coverage[f"command {name}"] += 1
+        self.note(name)
+
+    def refusal(self, code: str) -> None:
+        """Someone was refused."""
         self.coverage[f"reject {code}"] += 1
         self.note(f"refused: {code}")
 
@@ -187,7 +199,6 @@ class World:
             self.disk, self.time, executors, self.ids.next, draw=self._chance.random, inbox=self.inbox, queues=QUEUES,
             stop_grace_us=STOP_GRACE_US, live_runs_max=LIVE_RUNS_MAX,
         )  # fmt: skip
-        self.stepper, self._fenced_for, self._idle_for = stepper, 0, 0
         stepper.after_commit = self._take_note
         engine = stepper.engine
         engine.on_loaded = self._compare
@@ -195,6 +206,7 @@ class World:
             if handler.name in ALWAYS_THERE or self.is_late_there:
                 engine.register(handler, handler.executor, handler.terms)
         engine.take_store()
+        self.stepper, self._fenced_for, self._idle_for = stepper, 0, 0
         self._house = Housekeeping(engine, RETENTION_US, RETENTION_US)
         engine.on_served = self._house.serve
         engine.post(epochs.Declare([Declaration("crunch", "wide", 1, 2)]))
@@ -204,16 +216,16 @@ class World:
 
     def _compare(self, state: State) -> None:
         if fingerprint(state) != fingerprint(self._machine.state):
-            self._problem("what was loaded is not what was durable")
+            self.problem("what was loaded is not what was durable")
         counts = self.ledger.counts()
         for state_kind in STATES:
             if state.counts[CODE_OF[state_kind]] != counts[state_kind.value]:
-                self._problem(
+                self.problem(
                     f"{state.counts[CODE_OF[state_kind]]} runs are loaded as {state_kind.value}, "
                     f"{counts[state_kind.value]} are known"
                 )
         for problem in check(state):
-            self._problem(f"check of what was loaded: {problem}")
+            self.problem(f"check of what was loaded: {problem}")
 
     def _hears(self, name: str) -> Callable[[Assignment], None]:
         def on_start(assignment: Assignment) -> None:
@@ -225,7 +237,7 @@ class World:
             try:
                 self.witness.saw(assignment, is_current=current and self.old is None)
             except Exception:
-                self._problem(traceback.format_exc())
+                self.problem(traceback.format_exc())
 
         return on_start
 
@@ -274,9 +286,10 @@ class World:
             self._take_note()
         self.disk.has_died = False
         self.disk.let_go()
-        self._drop()
+        self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Nothing of the engine is left."""
         assert self.stepper is not None
         self.stepper.drop()
         self.stepper = self._house = self._chosen = None
@@ -296,7 +309,7 @@ class World:
         """An engine that must be refused."""
         if self.stepper is None or self.stepper.engine.fenced is not None:
             return
-        self.refuses(lambda: self.disk.store().open(pid=2, host="another"), StoreHeld)
+        callers.refuses(self, lambda: self.disk.store().open(pid=2, host="another"), StoreHeld)
 
     def drain(self, timeout_s: float, waits_max: int) -> None:
         """The engine ends in order; one that takes too long is killed."""
@@ -304,84 +317,13 @@ class World:
         if stepper is None or stepper.engine.fenced is not None:
             return
         self.note("drain")
-        if stepper.drain(timeout_s, self._pass_plainly, waits_max) and not stepper.is_dead:
+        if stepper.drain(timeout_s, self.pass_plainly, waits_max) and not stepper.is_dead:
             self.coverage["fault drain"] += 1
             if stepper.engine.fenced is None:
-                self.refuses(lambda: stepper.engine.post(epochs.Touch()), NotRunning)
-            self._drop()
+                callers.refuses(self, lambda: stepper.engine.post(epochs.Touch()), NotRunning)
+            self.drop()
         else:
             self.crash("killed in its drain")
-
-    # --- callers ----------------------------------------------------------------------------------------------------
-
-    def send(self, command: Command, chance: Random, *, direct_only: bool = False) -> None:
-        """A command goes to the engine, directly or through the inbox; now and then to one that was taken over."""
-        if not direct_only and (self.stepper is None or chance.random() < 0.25):
-            self.put(command)
-            return
-        stepper = self.old if self.old is not None and chance.random() < 0.3 else self.stepper
-        if stepper is None:
-            return
-        self._count(command)
-        try:
-            stepper.engine.post(command, Asked(self.witness, command))
-        except ActionQueueError as error:
-            self.witness.told(command, error)
-
-    def put(self, command: Command) -> None:
-        """A command goes into the inbox."""
-        self._count(command)
-        self.put_body(encode_command(command), command)
-
-    def put_body(self, body: bytes, command: Any) -> None:
-        """The same, of what may be no command."""
-        command_id = self.ids.next(self.time.wall_us)
-        self.witness.put(command_id, command)
-        self.inbox.put(command_id, self.time.wall_us, body)
-        self.note("sent through the inbox")
-
-    def _count(self, command: Any) -> None:
-        name = type(command).__name__
-        self.commands += 1
-        self.coverage[f"command {name}"] += 1
-        self.note(name)
-
-    def refuses(self, call: Callable[[], Any], kind: type[ActionQueueError] = ActionQueueError) -> None:
-        """Something that must be refused before any engine hears of it."""
-        try:
-            call()
-        except kind as error:
-            self._refusal(error.code)
-        else:
-            self._problem(f"{kind.__name__} was not raised")
-
-    def report(self, finish: Finish) -> None:
-        """An executor says something that it should not."""
-        if self.stepper is not None:
-            self._count(finish)
-            self.coverage["fault late_report"] += 1
-            self.stepper.engine.report([finish])
-
-    def await_task(self, task_id: bytes) -> None:
-        """Someone waits for a result."""
-        if self.stepper is not None:
-            self.stepper.engine.await_task(task_id, CallTicket(lambda ended: self.witness.heard_end(task_id, ended)))
-
-    def read(self, run_id: bytes) -> None:
-        """Someone looks at a run that was acknowledged."""
-        if self.stepper is None:
-            return
-
-        def answer(found: Any) -> None:
-            if isinstance(found, ActionQueueError):
-                self._refusal(found.code)
-            elif run_id not in found and not self.ledger.runs[run_id].is_pruned:
-                self._problem(f"run {run_id.hex()} was acknowledged, and is not found")
-
-        try:
-            self.stepper.engine.read(lambda reader: reader.runs_by_id([run_id]), CallTicket(answer))
-        except ActionQueueError as error:
-            self._refusal(error.code)
 
     # --- what the engine has beside it ------------------------------------------------------------------------------
 
@@ -406,7 +348,7 @@ class World:
             try:
                 duty(house)
             except ActionQueueError as error:
-                self._refusal(error.code)
+                self.refusal(error.code)
             except Died:
                 self.note("housekeeping dies too")
         self._bury()
@@ -443,7 +385,7 @@ class World:
         self._chosen = None
         completed, failed, canceled = (sum(row[n] for row in rows) for n in (9, 10, 11))
         command = epochs.Prune(len(rows), completed, failed, canceled, 0, [row[0] for row in rows], as_of)
-        self._count(command)
+        self.count(command)
         stepper.engine.repost(Post(command, Asked(self.witness, command), as_of))
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -458,29 +400,45 @@ class World:
     def pass_time(self, by_us: int) -> None:
         """Time passes; the engine and the handlers act whenever there is something for them to do."""
         target_us = self.time.elapsed_us + by_us
-        self._act()
+        self.act()
         for _ in range(HOPS_MAX):
-            next_us = self._next_us()
+            next_us = self.next_us()
             if next_us is None or next_us > target_us:
                 break
             self.time.advance(max(0, next_us - self.time.elapsed_us))
-            self._act()
+            self.act()
         self.time.advance(max(0, target_us - self.time.elapsed_us))
-        self._act()
+        self.act()
+        stepper = self.stepper
+        if stepper is not None and stepper.is_at_rest:
+            self._judge_rest(stepper)
         if self._house is not None and by_us >= SECOND_US:
             self._house.watch_clock()
 
-    def _pass_plainly(self, by_us: int) -> None:
+    def _judge_rest(self, stepper: Stepper) -> None:
+        """What must hold when nothing more can happen at this instant."""
+        now, elapsed_us = self.engine_now(), self.time.elapsed_us
+        for problem in check(stepper.state, settled=True, now=now):
+            self.problem(f"check at rest: {problem}")
+        for attempt_id in self.ledger.overdue(now):
+            first_us = self._overdue.setdefault(attempt_id, elapsed_us)
+            if elapsed_us - first_us > STOP_GRACE_US:
+                self.problem(f"attempt {attempt_id.hex()} was not given up although its timeout and its grace are over")
+
+    def pass_plainly(self, by_us: int) -> None:
+        """Time passes for the handlers; whoever steps the engine makes its moves."""
         self.time.advance(by_us)
-        for executor in self._executors():
+        for executor in self.executors():
             executor.act()
 
-    def _act(self) -> None:
-        for executor in self._executors():
+    def act(self) -> None:
+        """Handlers and engines do everything that they can do at this instant."""
+        for executor in self.executors():
             executor.act()
         self._move("9")
 
-    def _executors(self) -> list[DrawnExecutor]:
+    def executors(self) -> list[DrawnExecutor]:
+        """Of every engine there is."""
         steppers = [each for each in (self.old, self.stepper) if each is not None]
         return [
             each
@@ -489,79 +447,12 @@ class World:
             if isinstance(each, DrawnExecutor)
         ]
 
-    def _next_us(self) -> int | None:
+    def next_us(self) -> int | None:
         """The elapsed time at which somebody has something to do."""
-        found = [at_us for executor in self._executors() if (at_us := executor.next_us()) is not None]
+        found = [at_us for executor in self.executors() if (at_us := executor.next_us()) is not None]
         if self.stepper is not None and (wake_us := self.stepper.next_wake_us()) is not None:
             found.append(self.time.elapsed_us + wake_us)
         return min(found, default=None)
-
-    # --- the end ----------------------------------------------------------------------------------------------------
-
-    def finish(self) -> None:
-        """Everything is let run to its end; then everything must add up."""
-        self.notes = []
-        try:
-            self._finish()
-        except Exception:
-            self._problem(traceback.format_exc())
-        self._judge()
-
-    def _finish(self) -> None:
-        self.disk.heal()
-        self.inbox.fail_reads(0)
-        self.is_late_there = True
-        if self.old is not None:
-            self.old.settle()
-            self.old.close()
-            self.old.drop()
-            self.old = None
-        if self.stepper is not None and self.stepper.engine.fenced is not None:
-            self.stepper.close()
-            self._drop()
-        if self.stepper is None:
-            self.open()
-        assert self.stepper is not None
-        stepper = self.stepper
-        for handler in HANDLERS:
-            self.register(handler)
-        for executor in self._executors():
-            executor.calm_down()
-        for _ in range(2_000):
-            paused = sorted(self.ledger.paused) if stepper.engine.refusal() is None else []
-            for scope, name in paused:  # also what was still in the inbox
-                stepper.engine.post(control.Resume(scope, name, "the end"))
-            self._act()
-            stepper.read_inbox()
-            self._act()
-            self.keep_house(lambda house: house.serve_asked())
-            if not len(self.inbox) and not stepper.state.runs:
-                break
-            next_us = self._next_us()
-            self.time.advance(SECOND_US if next_us is None else max(0, next_us - self.time.elapsed_us))
-        else:
-            self._problem("it does not come to an end")
-        self.witness.account()
-        if not stepper.drain(1.0, self._pass_plainly):
-            self._problem("the last engine does not close")
-        self._drop()
-        self._verify()
-
-    def _verify(self) -> None:
-        from actionqueue.verify import verify  # the judge of stores is needed here alone
-
-        reader = self.disk.memory.reader()
-        report = verify(reader, name="the simulated store")
-        for problem in report.problems:
-            self._problem(f"verify: {problem.kind} {problem.place}: {problem.message}")
-        for run_id, run in self.ledger.runs.items():
-            row = reader.runs_by_id([run_id]).get(run_id)
-            if (row is None) != run.is_pruned:
-                self._problem(f"run {run_id.hex()} is in the tables, or is not, otherwise than it should be")
-            elif row is not None and (STATES[row[4]].value, row[15], row[16], row[17]) != (
-                run.state, run.starts, run.failures, run.losses,
-            ):  # fmt: skip
-                self._problem(f"run {run_id.hex()} is told by the tables otherwise than by the log")
 
 
 def _number(assignment: Assignment) -> int:
