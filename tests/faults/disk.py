@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +58,18 @@ class Change:
     offset: int = 0
     body: bytes = b""
     doomed: bool = False
-    """A sync failed after it: no later one makes it certain."""
+    """A sync failed after it: no later one makes it certain, only another change in its place."""
+
+    def beside(self, later: Change) -> list[Change]:
+        """What a later change, which is certain, leaves open of this one."""
+        if later.op not in ("w", "t") or later.file != self.file:
+            return [self]
+        if self.op == "t":
+            return []
+        end = self.offset + len(self.body)
+        cover_end = later.offset + len(later.body) if later.op == "w" else end
+        ends = [(self.offset, min(end, later.offset)), (max(self.offset, cover_end), end)]
+        return [replace(self, offset=a, body=self.body[a - self.offset : b - self.offset]) for a, b in ends if a < b]
 
     def torn(self, draw: random.Random) -> list[Part]:
         """What may be there of a write that was under way."""
@@ -131,11 +142,16 @@ class Disk:
         return [each for each in self.pending if each.file == number and each.op in ("w", "t")]
 
     def _settle(self, certain: set[int]) -> None:
-        """These are there for good."""
+        """These are there for good; what was doomed before them is not, where they are."""
+        left: list[Change] = []
         for each in self.pending:
             if id(each) in certain:
                 _change(self.files, self.names, each)
-        self.pending = [each for each in self.pending if id(each) not in certain]
+                if any(other.doomed for other in left):
+                    left = [part for other in left for part in (other.beside(each) if other.doomed else [other])]
+            else:
+                left.append(each)
+        self.pending = left
         for number in self.files.keys() - {*self.names.values(), *self._now.values(), *(c.file for c in self.pending)}:
             del self.files[number]
 
