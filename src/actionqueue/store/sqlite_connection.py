@@ -41,10 +41,18 @@ def connect(path: Path, mode: str, cache_bytes: int, *, immutable: bool = False)
     )
     try:
         patiently(lambda: connection.execute(f"PRAGMA cache_size = -{cache_bytes >> 10}"))
+    except UnicodeDecodeError as error:
+        connection.close()
+        raise undecodable(error) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def undecodable(error: UnicodeDecodeError) -> sqlite3.Error:
+    """SQLite refused a schema in which bytes have changed, and quoted it, which its module cannot read out."""
+    return sqlite3.DatabaseError(f"the database's schema is malformed: it does not decode ({error.reason})")
 
 
 def bind_bytes_fast() -> None:
