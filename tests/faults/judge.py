@@ -23,7 +23,13 @@ from actionqueue.store.inbox import Inbox, inbox_path
 from actionqueue.store.sqlite import SQLiteStore
 from tests.engine.rig import recovered
 
-WAYS_OUT = ("actionqueue restore", "truncate -s", "Move it and its -wal file away", "Give another path")
+WAYS_OUT = (
+    "actionqueue restore",
+    "truncate -s",
+    "Move it and its -wal file away",
+    "Upgrade ActionQueue",
+    "Give another path",
+)
 
 
 @dataclass(slots=True)
