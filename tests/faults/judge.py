@@ -21,6 +21,7 @@ from actionqueue.core.errors import ActionQueueError, NotAStore, StoreDamaged
 from actionqueue.core.state import State
 from actionqueue.store.inbox import Inbox, inbox_path
 from actionqueue.store.sqlite import SQLiteStore
+from actionqueue.store.sqlite_connection import translating
 from tests.engine.rig import recovered
 
 WAYS_OUT = (
@@ -108,7 +109,7 @@ def check_state(state: State, promised: Promises) -> None:
 
 def decided_in(path: Path) -> set[bytes]:
     """The commands whose replies are recorded."""
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with translating(path, "reading"), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         return {row[0] for row in connection.execute("SELECT id FROM replies")}
 
 

@@ -38,6 +38,8 @@ from actionqueue.verify import verify
 from tests.faults.judge import Outcome, Promises, judge, refusal
 from tests.process.support import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 NAME = "jobs.db"
 IN_MEMORY = Path("/dev/shm")
 ENDINGS = ("", "-wal", ".inbox", ".inbox-wal")
@@ -125,7 +127,9 @@ def outcome_of(used: Used, path: Path, ending: str, offset: int) -> Outcome:
     """See the module's head; raises where something is lost or changed and nobody says so."""
     try:
         outcome = judge(path, used.promised)
-    except AssertionError:
+    except AssertionError as error:
+        if "clients sent are gone" in str(error) and not verify(path).ok:
+            return Outcome("verify", "replies")  # the log has what was decided; that it is a reply's id is told
         if ending == "-wal" and used.last_transaction_at <= offset < used.wal_end:
             outcome = judge(path, replace(used.promised, done=0, epoch=0))  # what is there is an earlier moment, whole
             return Outcome("torn") if outcome.kind == "whole" else outcome
