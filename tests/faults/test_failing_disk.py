@@ -238,6 +238,7 @@ SAMPLE = [
     Fault("sync", "-wal", 9, "eio"),
     Fault("sync", "-wal", 40, "drop"),
     Fault("sync", "db", 2, "drop"),
+    Fault("sync", "db", 3, "eio"),
     Fault("write", "-wal", 30, "eio"),
     Fault("write", "-wal", 61, "short"),
     Fault("write", "-wal", 62, "torn", count=2),
