@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actionqueue.core.check import check, fingerprint
-from actionqueue.core.errors import ActionQueueError, NotAStore, StoreDamaged
+from actionqueue.core.errors import ActionQueueError, NotAStore, StoreDamaged, StoreReadOnly, StoreTooNew
 from actionqueue.core.state import State
 from actionqueue.store.inbox import Inbox, inbox_path
 from actionqueue.store.sqlite import SQLiteStore
@@ -126,7 +126,7 @@ def waiting_in(path: Path) -> set[bytes]:
 
 def refusal(error: ActionQueueError) -> Outcome:
     """A refusal, which must say where and what to do."""
-    assert isinstance(error, StoreDamaged | NotAStore), f"{type(error).__name__}: {error}"
+    assert isinstance(error, StoreDamaged | NotAStore | StoreTooNew | StoreReadOnly), f"{type(error).__name__}: {error}"
     place = str(error.facts.get("place") or error.facts.get("path") or "")
     assert place, f"no place is named: {error}"
     assert any(way in error.message for way in WAYS_OUT), f"no way out is named: {error}"
