@@ -34,6 +34,7 @@ from actionqueue.store.sqlite import SQLiteStore
 from actionqueue.store.sqlite_log import ANCHOR_COLUMNS
 from actionqueue.store.sqlite_rows import COLUMNS
 from actionqueue.verify import VerifyReport, verify
+from tests.engine.rig import WriterRig, submission
 
 Connection = sqlite3.Connection
 
@@ -200,6 +201,25 @@ def test_a_store_whose_engine_was_killed_is_clean_and_its_tail_counts(tmp_path: 
 
     assert report.ok, said(report)
     assert report.to_seq >= report.projected_seq
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_payloads_and_results_that_the_tables_have_not_reached_are_checked_too(tmp_path: Path, damaged: bool) -> None:
+    """Their digests are in the events of the log's tail only."""
+    path = tmp_path / "jobs.db"
+    rig = WriterRig(store=SQLiteStore(path))
+    rig.submit(submission())
+    rig.end(body=b"a result")
+    rig.submit(submission())
+    rig.store.close()
+
+    def change(connection: Connection) -> None:
+        connection.execute("UPDATE blobs SET body = CAST('something else' AS BLOB)" if damaged else "SELECT 1")
+
+    report = damage(path, change)
+
+    assert report.to_seq > report.projected_seq
+    assert [problem.kind for problem in report.problems] == (["digest"] * 3 if damaged else []), said(report)
 
 
 def test_a_damaged_wal_is_found_although_sqlite_would_drop_what_is_behind_it(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class _Judge:
             tasks, runs, attempts = (self._expected(table) for table in ("tasks", "runs", "attempts"))
             self._step("tasks", lambda: self._check_tasks(tasks))
             self._step("runs", lambda: check_runs(self._scan, runs, attempts, self._tally, self._found))
-            self._step("blobs", lambda: check_blobs(self._scan, self._tail_ids(), self._tally, self._found))
+            self._step("blobs", lambda: check_blobs(self._scan, self._tail_bodies(), self._tally, self._found))
             self._step("log", lambda: self._explain(tasks.differing | runs.differing | attempts.differing))
             self._step("replies", self._check_replies)
             self._step("facts", lambda: self._check_facts(projected_seq))
@@ -285,11 +285,15 @@ class _Judge:
         explain_differences(differing, again, self._found)
         again.close().dispose()
 
-    def _tail_ids(self) -> set[bytes]:
-        """Tasks and runs whose payload or result is stored, and whose row is not yet."""
-        return {event.task_id for event in self._tail if type(event) is TaskSubmitted} | {
-            event.run_id for event in self._tail if type(event) is AttemptFinished
-        }
+    def _tail_bodies(self) -> dict[bytes, tuple[bytes, int]]:
+        """Digest and size of the payloads and results that are stored, and are not yet in the row they belong to."""
+        bodies: dict[bytes, tuple[bytes, int]] = {}
+        for event in self._tail:
+            if type(event) is TaskSubmitted:
+                bodies[event.task_id] = (event.payload_digest, event.payload_bytes)
+            elif type(event) is AttemptFinished and event.output is not None:
+                bodies[event.run_id] = (event.output.digest, event.output.bytes_count)
+        return bodies
 
     def _check_replies(self) -> None:
         for row in self._scan.rows("replies"):

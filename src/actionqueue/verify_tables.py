@@ -351,8 +351,11 @@ def _run_account(row: Row, attempts: list[Row]) -> Iterator[str]:
 # --- payloads and results ---------------------------------------------------------------------------------------
 
 
-def check_blobs(scan: Scan, tail_ids: set[bytes], tally: Tally, found: Problems) -> None:
-    """Each payload and result against the digest in the row it belongs to. ``tail_ids`` have no row yet."""
+def check_blobs(scan: Scan, tail: dict[bytes, tuple[bytes, int]], tally: Tally, found: Problems) -> None:
+    """Each payload and result against the digest in the row it belongs to.
+
+    ``tail`` has the digests and sizes of those whose row is not yet there, or not yet as far.
+    """
 
     def without_payload(task: Row) -> None:
         found.add("digest", f"tasks {named(task[0])}", "its payload is missing")
@@ -370,10 +373,17 @@ def check_blobs(scan: Scan, tail_ids: set[bytes], tally: Tally, found: Problems)
             owner, what = runs.take(id), "result of run"
         if owner is not None and owner[-1] is None:
             continue  # its row is unreadable, which is said of it
-        if owner is None or owner[1] is None:
-            if id not in tail_ids:
-                found.add("accounting", f"blobs {named(id)}", "it belongs to no task and to no run with a result")
-        elif not isinstance(body, bytes) or digest(body) != owner[1] or len(body) != owner[2]:
+        noted: tuple[bytes, int] | None = None
+        if owner is not None and owner[1] is not None:
+            noted = owner[1], owner[2]
+        elif id in tail:
+            noted = tail.pop(id)
+            what = "payload or result" if owner is None else what
+        if noted is None:
+            found.add("accounting", f"blobs {named(id)}", "it belongs to no task and to no run with a result")
+        elif not isinstance(body, bytes) or (digest(body), len(body)) != noted:
             found.add("digest", f"blobs {named(id)}", f"the {what} {named(id)} does not match its digest")
     tasks.finish()
     runs.finish()
+    for id in tail:
+        found.add("digest", f"blobs {named(id)}", "the payload or result is missing")

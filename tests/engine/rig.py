@@ -21,7 +21,6 @@ from actionqueue.core.attempts import Finish
 from actionqueue.core.check import check
 from actionqueue.core.epochs import Prune
 from actionqueue.core.ids import IdSource, fresh_id_bytes
-from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Machine
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.rows import Row
@@ -37,7 +36,7 @@ from actionqueue.engine.writer import Writer
 from actionqueue.executors.port import Assignment, Executor
 from actionqueue.store.codec import EVENTS_VERSION, chain, digest, encode_command, encode_events, encode_reply
 from actionqueue.store.memory import MemoryStore
-from actionqueue.store.port import Batch, Commit, Reader
+from actionqueue.store.port import Batch, Commit, Opened, Reader, Store
 from actionqueue.verify import verify
 from tests.executors.handlers import FakeRunnable
 from tests.process.support import PATIENCE_S
@@ -88,12 +87,12 @@ class Told:
 class WriterRig:
     """See the module's head. ``run`` is what an engine with a quick disk does."""
 
-    def __init__(self, slots: int = 10) -> None:
-        self.now = START
-        self.store = MemoryStore()
+    def __init__(self, slots: int = 10, store: Store | None = None, seed: int = 7) -> None:
+        self.store = MemoryStore() if store is None else store
         self.opened = self.store.open(pid=1, host="rig")
-        self.machine = Machine(load(*self.store.live_rows()))
-        self.writer = Writer(self.machine, IdSource(random.Random(7).randbytes).next, stop_grace_us=60 * SECOND)
+        self.machine = recovered(self.store, self.opened)
+        self.now = max(START, self.machine.state.last_at)
+        self.writer = Writer(self.machine, IdSource(random.Random(seed).randbytes).next, stop_grace_us=60 * SECOND)
         self.writer.runnables = {HANDLER: (FakeRunnable(_nothing, name=HANDLER), "x", AttemptTerms())}
         self.recent: dict[bytes, Ended] = self.writer.recent
         self.started: list[Assignment] = []
@@ -239,6 +238,16 @@ class WriterRig:
         report = verify(self.reader, name="the rig's")
         assert report.problems == (), str(report)
         assert self.writer._looking_up == 0, "a look-up that nobody makes would keep everything in memory"
+
+
+def recovered(store: Store, opened: Opened) -> Machine:
+    """What an engine that opens the store recovers: the live rows, then the log's tail; nothing is written."""
+    return Engine(store, [], fresh_id)._load(opened)
+
+
+def fresh_id(now: int) -> bytes:
+    """One that comes from no seed."""
+    return fresh_id_bytes()
 
 
 def _nothing(control: object, argument: object) -> None:

@@ -153,6 +153,7 @@ def test_commands_whose_decision_is_durable_are_not_decided_again_by_the_next_en
     """The commit that holds the decision is there; what follows from it failed, so its rows were not deleted."""
     store, inbox = MemoryStore(), Rows()
     with engine_on(store) as engine, reading(engine, inbox) as reader:
+        ask(engine, lambda state: None)  # what opening commits has been let out: the next is the command's
         stuck = Stuck(engine.effects)
         stuck.opened.set()
         stuck.armed = True

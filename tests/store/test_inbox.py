@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actionqueue.core.errors import NotAStore
+from actionqueue.core.errors import NotAStore, StoreDamaged
 from actionqueue.core.ids import fresh_id_bytes
 from actionqueue.store.inbox import Inbox
 
@@ -96,3 +96,25 @@ def test_rubbish_in_its_place_is_refused_until_it_is_taken_away(engines: Inbox) 
     take_away(engines)
     sent = put(engines)
     assert [row[1] for row in engines.rows(10)] == [sent]
+
+
+def test_a_damaged_log_is_refused_with_its_place_and_what_others_write_meanwhile_is_not(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S5-17: SQLite would drop every command behind the damage without a word."""
+    with closing(Inbox(store)) as inbox:
+        for _ in range(10):
+            put(inbox)
+        wal = Path(f"{inbox.path}-wal")
+        good = wal.read_bytes()
+        damaged = bytearray(good)
+        damaged[len(good) // 2] ^= 1
+    Path(f"{inbox.path}-wal").write_bytes(damaged)
+    with pytest.raises(StoreDamaged, match=r"truncate -s \d+") as caught:
+        Inbox(store)
+    assert str(caught.value.facts["place"]).startswith("wal frame")
+    assert wal.read_bytes() == damaged
+
+    monkeypatch.setattr("actionqueue.store.inbox.time.sleep", lambda seconds: wal.write_bytes(good))
+    with closing(Inbox(store)) as inbox:
+        assert len(inbox.rows(100)) == 10

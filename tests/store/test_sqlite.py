@@ -373,6 +373,22 @@ def test_after_an_error_of_the_sync_nothing_is_written_until_the_store_is_opened
     assert store.open(pid=1, host="here").last_seq == (driver.last_seq if carried_out else 0)
 
 
+def test_after_a_failed_checkpoint_closing_leaves_the_log_for_the_next_opening_to_copy_anew(
+    store: SQLiteStore, driver: Driver, path: Path
+) -> None:
+    """S5-12: SQLite would sync the database again and delete the log; the pages of the failed sync may be gone."""
+    driver.run()
+    store.commit(driver.batch())
+    wal = Path(f"{path}-wal")
+    logged = wal.read_bytes()
+    error = sqlite3.OperationalError("made to fail")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+    assert isinstance(store._checkpoint_failed(error), CommitUnknown)
+    store.close()
+    assert wal.read_bytes() == logged
+    assert store.open(pid=1, host="here").last_seq == driver.last_seq
+
+
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY])
 def test_a_commit_that_was_rolled_back_for_certain_can_be_tried_again(
     store: SQLiteStore, driver: Driver, monkeypatch: pytest.MonkeyPatch, code: int

@@ -4,6 +4,10 @@ A second SQLite file beside the store. A command is durable when its row is; the
 beside the store, decides it and records the reply in the same commit as its events, then deletes the row. Deleting late
 or twice does no harm: a row whose command id has a reply is never decided again.
 
+Before the file is opened its WAL is scanned, as the store's is (`wal_scan`): SQLite would drop what is behind a damaged
+frame without a word, and those commands were acknowledged. Its tables are checked too while they are small: a row that
+has dropped out of one is still in the other.
+
 Someone may delete or replace the file while it is open. Whoever opens it then has another one, so before each use what
 is at the path is compared with what was opened, and opened anew: else both sides would wait for each other.
 """
@@ -28,13 +32,15 @@ from actionqueue.core.errors import (
     CommitUnknown,
     NotAStore,
     Overloaded,
+    StoreDamaged,
     StoreError,
     StoreReadOnly,
     StoreTooNew,
     StoreUnavailable,
 )
 from actionqueue.store.filesystem import check_local, is_writable
-from actionqueue.store.sqlite_connection import primary_code, roll_back, translated
+from actionqueue.store.sqlite_connection import primary_code, roll_back, translated, undecodable
+from actionqueue.store.wal_scan import WalDamage, scan_wal
 
 T = TypeVar("T")
 
@@ -44,6 +50,9 @@ INBOX_ROWS_MAX = 200_000
 INBOX_APPLICATION_ID = 0x41515549
 INBOX_VERSION = 1
 BUSY_S_MAX = 5.0
+CHECK_BYTES_MAX = 1 << 20
+"""Up to this size (of the usual inbox, many times) the structure is checked at each opening: a few milliseconds."""
+_RESCAN_S = 0.02
 SOCKET_PATH_BYTES_MAX = 100
 
 _SCHEMA = (
@@ -101,19 +110,64 @@ class Inbox:
         self._is_closed = False
 
     def _connect(self) -> sqlite3.Connection:
+        self._check_log()
         try:
             connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._translated(error) from error
         try:
             self._retry(lambda: self._prepare(connection))
+            self._retry(lambda: self._check_structure(connection))
         except BaseException as error:
             connection.close()
+            if isinstance(error, UnicodeDecodeError):
+                raise self._translated(undecodable(error)) from error
             if isinstance(error, sqlite3.Error):
                 raise self._translated(error) from error
             raise
         self._file = self._at_path()
         return connection
+
+    def _check_log(self) -> None:
+        """Refuse a damaged WAL. What others write meanwhile may look damaged to one scan; not the same to two."""
+        wal, before = Path(f"{self.path}-wal"), None
+        while True:
+            try:
+                report = scan_wal(wal)
+            except OSError:  # SQLite will say what it is
+                return
+            if report.damage is None:
+                return
+            if report.damage == before:
+                raise self._damaged(report.damage, report.valid_bytes)
+            before = report.damage
+            time.sleep(_RESCAN_S)
+
+    def _damaged(self, damage: WalDamage, valid_bytes: int) -> StoreDamaged:
+        wal = f"{self.path}-wal"
+        return StoreDamaged(
+            f"{wal} is damaged at byte {damage.offset} ({damage.place}), and SQLite would drop the commands behind it "
+            f"without a word ({damage.commits_behind} there still check out), so nothing was opened. Copy the inbox and "
+            f"its -wal file aside. Then, to go on without those commands, cut the -wal file to its good part (`truncate "
+            f"-s {valid_bytes} {wal}`); what was sent with an idempotency key may be sent again.",
+            path=wal,
+            place=f"wal {damage.place}",
+            offset=damage.offset,
+            commits_behind=damage.commits_behind,
+            valid_bytes=valid_bytes,
+        )
+
+    def _check_structure(self, connection: sqlite3.Connection) -> None:
+        if self.path.stat().st_size > CHECK_BYTES_MAX:
+            return
+        problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise StoreDamaged(
+                f"the inbox {self.path} is damaged: {problem}. Move it and its -wal file away: they only hold commands "
+                "that no engine has decided.",
+                path=str(self.path),
+                place=f"inbox ({problem})",
+            )
 
     def _at_path(self) -> tuple[int, int] | None:
         try:

@@ -26,7 +26,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -331,11 +331,30 @@ class SQLiteStore:
     def _let_go(self) -> None:
         self._end_loading()
         if self._writer is not None:
-            self._writer.close()
+            with self._log_kept():
+                self._writer.close()
         self._upkeep = self._writer = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    @contextmanager
+    def _log_kept(self) -> Generator[None]:
+        """After a failed write or sync, keep SQLite from checkpointing as its last connection closes.
+
+        That would sync the database again, and then delete the WAL; but what an unfinished checkpoint had copied before
+        the failure is not copied again, and may be what the system gave up. A connection that only reads does neither
+        when it is the last to close, and the next opening copies the whole WAL anew.
+        """
+        last: sqlite3.Connection | None = None
+        if self._broken is not None:
+            with suppress(sqlite3.Error):
+                last = connect(self._path, "ro", READER_CACHE_BYTES)
+        try:
+            yield
+        finally:
+            if last is not None:
+                last.close()
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

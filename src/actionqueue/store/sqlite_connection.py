@@ -41,10 +41,18 @@ def connect(path: Path, mode: str, cache_bytes: int, *, immutable: bool = False)
     )
     try:
         patiently(lambda: connection.execute(f"PRAGMA cache_size = -{cache_bytes >> 10}"))
+    except UnicodeDecodeError as error:
+        connection.close()
+        raise undecodable(error) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def undecodable(error: UnicodeDecodeError) -> sqlite3.Error:
+    """SQLite refused a schema in which bytes have changed, and quoted it, which its module cannot read out."""
+    return sqlite3.DatabaseError(f"the database's schema is malformed: it does not decode ({error.reason})")
 
 
 def bind_bytes_fast() -> None:
@@ -110,7 +118,7 @@ def translated(error: sqlite3.Error, path: Path, doing: str) -> StoreError:
     what = f"{path}, while {doing}: {error}"
     if code in _CAUSES:
         return StoreUnavailable(f"{what} ({_CAUSES[code]}). Nothing was written.", path=str(path), cause=_CAUSES[code])
-    if code == sqlite3.SQLITE_CORRUPT or "no such" in str(error) or "decode" in str(error):  # "... to UTF-8 column"
+    if code == sqlite3.SQLITE_CORRUPT or any(hint in str(error) for hint in _HINTS_OF_DAMAGE):
         return StoreDamaged(
             f"{what}. The store is damaged. Copy it and its -wal file aside, run `actionqueue verify` for the extent, "
             "and bring a backup back with `actionqueue restore`.",
@@ -121,10 +129,15 @@ def translated(error: sqlite3.Error, path: Path, doing: str) -> StoreError:
         return NotAStore(f"{path} is not an ActionQueue store: SQLite does not take it for a database.", path=str(path))
     if code == sqlite3.SQLITE_READONLY:
         return StoreReadOnly(
-            f"{what}. Check the mode and owner of the file, of its -wal and of its directory.", path=str(path)
+            f"{what}. Check the mode and owner of the file, of its -wal and of its directory. If those are right, the "
+            "file's header is damaged: bring a backup back with `actionqueue restore`.",
+            path=str(path),
         )
     return StoreError(f"{what} ({name}). This is not expected; nothing was written.", path=str(path), cause=name)
 
+
+_HINTS_OF_DAMAGE = ("no such", "decode", "unsupported file format")
+"""Of damage to the schema, to a text ("... to UTF-8 column"), and to the header, where SQLite has no code for it."""
 
 _CAUSES = {
     sqlite3.SQLITE_FULL: "disk full",

@@ -29,7 +29,8 @@ TRUNCATE after opening, before it writes.
 
 What cannot be told from a tear is rot in the last transaction, and in the commit frame of the one before: that a sound
 frame follows it says little, since under a tear its mark and its checksum can be of different writes (a frame's header
-may lie across two sectors).
+may lie across two sectors). The header itself lies in one sector; were it torn within that, as the log begins anew, the
+old frames behind it would look like those of a log whose header has rotted, and it is refused.
 
 Assumed: SQLite's default of power-safe overwrites (``psow``; without it, it writes commit frames twice), and that
 nobody writes while the file is scanned. SQLite holds no locks on the WAL, so opening and closing it here drops none.

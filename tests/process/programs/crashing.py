@@ -1,4 +1,6 @@
-"""An engine made to be killed: ``crashing.py STORE LEDGER``. Prints "engine" when it takes work.
+"""An engine made to be killed: ``crashing.py STORE LEDGER [standby]``. Prints "engine" when it takes work.
+
+A standby prints "standby" while another process is the engine, and takes over when that ends.
 
 Every handler writes to the ledger what it does to the outside world: a line before and a line after, each synced before
 it goes on. What the ledger says has happened; what the store says must agree with it.
@@ -69,16 +71,24 @@ def in_process(pause: float, failures: int, *, ctx: Context = CONTEXT) -> str:
 
 def announce() -> None:
     """Say that the engine is there; it answers."""
+    told = False
     while True:
         session: Any = queue.session
-        if session is not None and session.engine is not None:
+        if session is not None and session.line.is_engine:
             queue.stats()
             say("engine")
             return
+        if session is not None and not told:
+            say("standby")
+            told = True
         threading.Event().wait(0.002)
 
 
 if __name__ == "__main__":
     threading.Thread(target=announce, daemon=True).start()
-    queue.run_forever()
+    if sys.argv[3:] == ["standby"]:
+        with queue.running():
+            sys.stdin.read()  # until it is killed, or let go
+    else:
+        queue.run_forever()
     say("stopped")

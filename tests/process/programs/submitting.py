@@ -65,7 +65,7 @@ def submit_some(first: int, count: int) -> None:
                 acknowledge(f"task {job.id} {job.run_id}")
             done += len(jobs)
         elif way < 0.2:
-            key = f"key-{first + done}"
+            key = f"key-{seed}-{first + done}"
             task, given = a_task().options(idempotency_key=key), arguments()
             for _ in range(2):
                 task.submit(*given)
