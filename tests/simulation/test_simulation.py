@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -234,6 +235,8 @@ def test_a_crash_loses_the_attempt_and_nothing_else(world: World) -> None:
         sim.crash()
         with pytest.raises(NotRunning, match=r"sim\.restart"):
             job.state()
+        gc.collect()
+        assert world.did == ["begins"]
         with pytest.raises(NotRunning, match="crashed already"):
             sim.crash()
         sim.restart()

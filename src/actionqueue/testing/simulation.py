@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 ROUNDS_MAX = 100_000
 """Rounds at one instant after which handlers are taken to keep each other busy for ever."""
 
-_dead_loops: list[VirtualLoop] = []
-"""What a crash ended never goes on, not even to clean up; so what it waits in is never freed."""
+_left: list[object] = []
+"""What a crash ended never goes on, not even to clean up; so its tasks and coroutines are never freed."""
 
 
 class Simulation:
@@ -164,8 +164,8 @@ class Simulation:
         self.disk.has_died = False
         self.disk.let_go()
         self.stepper.drop()
-        if asyncio.all_tasks(self.loop):
-            _dead_loops.append(self.loop)
+        _left.extend(asyncio.all_tasks(self.loop))  # the loop forgets them when it is closed
+        _left.extend(self.places.left)
         self.loop.close()
         self.stepper = self.loop = self._house = self._resources = self._session.engine = None
         self._session.line = CrashedLine()
