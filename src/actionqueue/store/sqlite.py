@@ -62,7 +62,7 @@ from actionqueue.store.sqlite_reader import SQLiteReader
 from actionqueue.store.sqlite_rows import all_facts, all_meta, columns_of, set_meta
 from actionqueue.store.sqlite_schema import write_batch
 from actionqueue.store.sqlite_upkeep import Upkeep
-from actionqueue.store.wal_scan import check_wal
+from actionqueue.store.wal_scan import check_wal, make_certain
 
 _CREATED_AT = {"tasks": STORED_TASK_COLUMNS.index("created_at"), "runs": STORED_RUN_COLUMNS.index("created_at")}
 _STANDING = "SELECT (SELECT value FROM meta WHERE name = 'epoch'), (SELECT max(last_seq) FROM commits)"
@@ -113,12 +113,25 @@ class SQLiteStore:
             )
         self._lock = StoreLock.acquire(self._path)
         try:
-            check_wal(Path(f"{self._path}-wal"))
+            self._look_through_log(Path(f"{self._path}-wal"))
             with translating(self._path, "opening"):
                 return self._open(pid, host)
         except BaseException:
             self._let_go()
             raise
+
+    def _look_through_log(self, wal: Path) -> None:
+        """Refuse damage; and what is good, make certain before it is copied into the database."""
+        report = check_wal(wal)
+        try:
+            make_certain(wal, report.valid_bytes)
+        except OSError as problem:
+            raise StoreUnavailable(
+                f"{wal} cannot be written and synced ({problem.strerror}), and the last commits are in it. Nothing was "
+                "opened. Check the disk.",
+                path=str(wal),
+                cause="input/output error",
+            ) from problem
 
     def _open(self, pid: int, host: str) -> Opened:
         self._broken = None

@@ -1,7 +1,7 @@
 """Looks through a SQLite write-ahead log for damage that SQLite itself would pass over in silence.
 
 Knows: the WAL format (https://www.sqlite.org/fileformat2.html#the_write_ahead_log) and in which order SQLite writes.
-Must not know: what is in a page. Reads one file, and changes nothing.
+Must not know: what is in a page. Scanning reads one file, and changes nothing.
 
 SQLite keeps a WAL up to its last commit before the first frame that does not check out, and drops what follows. After a
 power failure that is right: what follows is the torn last transaction. If a frame in the middle has rotted it is silent
@@ -117,6 +117,22 @@ def check_wal(path: Path) -> WalReport:
         commits_behind=damage.commits_behind,
         valid_bytes=report.valid_bytes,
     )
+
+
+def make_certain(path: Path, valid_bytes: int) -> None:
+    """Write a log's good part once more, as it is, and sync it. Only for whoever may write to the store.
+
+    After a sync that failed, the system may take the pages for clean: a later sync says nothing of them, and what SQLite
+    then copied into the database could be torn by a power failure with no log behind it to mend it. Raises OSError.
+    """
+    if valid_bytes == 0:
+        return
+    with path.open("r+b", buffering=0) as file:
+        for offset in range(0, valid_bytes, _CHUNK_BYTES):
+            part = os.pread(file.fileno(), min(_CHUNK_BYTES, valid_bytes - offset), offset)
+            file.seek(offset)
+            file.write(part)
+        os.fsync(file.fileno())
 
 
 def scan_wal(path: Path) -> WalReport:
