@@ -19,7 +19,7 @@ from actionqueue import ActionQueue, ActionQueueError
 from actionqueue.store import sqlite_upkeep
 from tests.faults.workload import Marks
 
-sqlite_upkeep.WAL_BYTES_SOFT = 128 << 10
+WAL_BYTES_SOFT = 128 << 10
 PAUSE_S = 0.03
 """After a refusal: the engine tries a full disk again after 50 ms."""
 
@@ -31,6 +31,7 @@ async def work(number: int, filler: str) -> int:
 
 def main(store: Path, role: str, count: int) -> None:
     """All submissions, one after the other."""
+    sqlite_upkeep.WAL_BYTES_SOFT = WAL_BYTES_SOFT
     marks = Marks(store)
     queue = ActionQueue(store, role="client" if role == "client" else "auto", decide_wait=0)
     task, job = queue.task(work), None
