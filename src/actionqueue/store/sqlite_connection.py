@@ -136,7 +136,7 @@ def translated(error: sqlite3.Error, path: Path, doing: str) -> StoreError:
     return StoreError(f"{what} ({name}). This is not expected; nothing was written.", path=str(path), cause=name)
 
 
-_HINTS_OF_DAMAGE = ("no such", "decode", "unsupported file format")
+_HINTS_OF_DAMAGE = ("no such", "unknown function", "decode", "unsupported file format")
 """Of damage to the schema, to a text ("... to UTF-8 column"), and to the header, where SQLite has no code for it."""
 
 _CAUSES = {
