@@ -324,9 +324,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _of(
         "a damaged WAL opened",
-        "store/sqlite.py",
-        '            check_wal(Path(f"{self._path}-wal"))\n',
-        "",
+        "store/wal_scan.py",
+        "    if damage is None:\n        return report\n    raise StoreDamaged(",
+        "    if damage is None or path.exists():\n        return report\n    raise StoreDamaged(",
         STORE,
         "tests/process/test_damage.py",
     ),
