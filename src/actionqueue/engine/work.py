@@ -17,7 +17,7 @@ from actionqueue.executors.port import Assignment
 from actionqueue.store.port import Reader
 
 
-class Post(Struct, gc=False):
+class Post(Struct):
     """A command on its way to the writer.
 
     ``as_of`` is the sequence its looked-up facts are exact as of (None: none were looked up). ``command_id`` is set on

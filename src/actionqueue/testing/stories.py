@@ -48,6 +48,7 @@ def tell(seed: int, steps: Sequence[Step] | None = None) -> Told:
             notes.append(world.notes)
     if world.problems and world.stepper is not None:
         world.stepper.drop()
+    world.let_go()
     return Told(seed, steps, notes, world.problems, world.coverage, world.commands)
 
 

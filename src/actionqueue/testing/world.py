@@ -75,6 +75,10 @@ class World:
         self._looked_at: tuple[Stepper, int, int] | None = None
         self.disk.on_fault = self.inbox.on_fault = self._fault
 
+    def let_go(self) -> None:
+        """Free what the garbage collector does not see."""
+        self._machine.state.dispose()
+
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def perform(self, action: Callable[[World, Random], Any], draw: int, moves: str) -> None:
