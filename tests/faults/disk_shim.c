@@ -1,20 +1,21 @@
 /*
  * Stands between a process and the files of one store: records what is done to them, and makes it fail.
  *
- * Preloaded (LD_PRELOAD). Knows the system calls by which SQLite changes files: pwrite, write, ftruncate, fsync,
- * fdatasync, unlink, rename. A file belongs to the store if its path begins with SHIM_STORE; what follows is its name
+ * Preloaded (LD_PRELOAD). Knows the system calls by which SQLite reads and changes files: pread, read, pwrite,
+ * write, ftruncate, fsync, fdatasync, unlink, rename. A file belongs to the store if its path begins with SHIM_STORE; what follows is its name
  * here ("" is the database itself). The shared memory (-shm), which SQLite makes anew, and the lock are left alone.
  *
  * SHIM_RECORD: a file to which each call is appended when it is over, in the order in which they took effect (one mutex
  * is held over the call and its record). A record is a `struct record`, then the bytes of a write. Operations:
  *
- *     w write    t truncate    s sync    d sync of the folder    u unlink    r rename    f failed sync    x failed write
+ *     w write    t truncate    s sync    d sync of the folder    u unlink    r rename
+ *     f failed sync    x failed write or read (reads that work are not recorded)
  *
  * SHIM_FAIL: "CALL FILE NUMBER COUNT KIND": of the calls to FILE ("db" is the database) those from NUMBER on (from 1),
  * COUNT of them, fail. Of a sync: `eio` fails and leaves the bytes in the cache; `drop` fails and takes back everything
  * since the last sync that worked, as a system does that gives up the pages it could not write. Of a write: `eio`,
  * `enospc`, `short` (half is written, and that is said), `torn` (half is written, and that the disk is full is said by
- * the next). SHIM_ARM: where it is set, nothing is counted until that file exists.
+ * the next). Of a read: `eio`, `eintr` (interrupted, nothing read), `short` (half is read). SHIM_ARM: where it is set, nothing is counted until that file exists.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -169,6 +170,30 @@ static ssize_t written(int fd, const void *body, size_t bytes, off_t offset, int
 ssize_t write(int fd, const void *body, size_t bytes) { return written(fd, body, bytes, 0, 0); }
 ssize_t pwrite(int fd, const void *body, size_t bytes, off_t offset) { return written(fd, body, bytes, offset, 1); }
 ssize_t pwrite64(int fd, const void *body, size_t bytes, off64_t offset) { return written(fd, body, bytes, offset, 1); }
+
+static ssize_t got(int fd, void *body, size_t bytes, off_t offset, int at_offset) {
+    char path[4096];
+    const char *name = fail_count != 0 && path_behind(fd, path, sizeof path) ? name_of(path) : NULL;
+    int error = 0;
+    if (name != NULL) {
+        pthread_mutex_lock(&turn);
+        if (fails("read", name)) {
+            if (strcmp(fail_kind, "short") == 0) bytes -= bytes / 2;
+            else error = strcmp(fail_kind, "eintr") == 0 ? EINTR : EIO;
+            note('x', name, offset, NULL, 0);
+        }
+        pthread_mutex_unlock(&turn);
+    }
+    if (error != 0) {
+        errno = error;
+        return -1;
+    }
+    return at_offset ? syscall(SYS_pread64, fd, body, bytes, offset) : syscall(SYS_read, fd, body, bytes);
+}
+
+ssize_t read(int fd, void *body, size_t bytes) { return got(fd, body, bytes, 0, 0); }
+ssize_t pread(int fd, void *body, size_t bytes, off_t offset) { return got(fd, body, bytes, offset, 1); }
+ssize_t pread64(int fd, void *body, size_t bytes, off64_t offset) { return got(fd, body, bytes, offset, 1); }
 
 static int truncated(int fd, off_t size) {
     char path[4096];

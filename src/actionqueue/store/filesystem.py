@@ -84,7 +84,7 @@ def check_is_store_or_absent(path: Path) -> None:
     if header is None:
         if _awaits_recovery(path):
             return  # page 1 not written yet, or half: SQLite completes or undoes that
-        raise _not_a_store(path, "it does not begin as a SQLite database does")
+        raise _not_a_store(path, "it does not begin as a SQLite database does, or the disk cannot read how it begins")
     if header.application_id == 0 and header.is_empty:
         return  # a database, but nothing in it: the store was killed before its first commit
     if header.application_id != APPLICATION_ID:
