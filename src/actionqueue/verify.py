@@ -186,6 +186,7 @@ class _Judge:
             self._step("blobs", lambda: check_blobs(self._scan, self._tail_bodies(), self._tally, self._found))
             self._step("log", lambda: self._explain(tasks.differing | runs.differing | attempts.differing))
             self._step("replies", self._check_replies)
+            self._step("entries", self._check_entries)
             self._step("facts", lambda: self._check_facts(projected_seq))
             self._step("live rows", self._check_live)
             self._step("structure", self._check_structure)
@@ -300,6 +301,11 @@ class _Judge:
             if not is_sealed(row):
                 self._found.add("checksum", f"replies {row[0].hex()}", "its row does not match its checksum")
 
+    def _check_entries(self) -> None:
+        for row in self._scan.rows("entries"):
+            if not is_sealed(row):
+                self._found.add("checksum", f"entries {row[0]} {row[1]}", "its row does not match its checksum")
+
     def _check_facts(self, projected_seq: int) -> None:
         """The engine's counters against the rows, and against what replay counts."""
         stored = self._singles["facts"]
@@ -348,7 +354,8 @@ class _Judge:
     def _check_live(self) -> None:
         """The state that an engine would open with: its invariants, now and after the log's tail."""
         scan, facts = self._scan, self._singles["facts"]
-        state = load(facts, scan.live("tasks"), scan.live("runs"))
+        entries = (row[:-1] for row in scan.rows("entries"))
+        state = load(facts, scan.live("tasks"), scan.live("runs"), entries)
         try:
             self._check_state(state, "as of the tables")
             replay = self._replay

@@ -73,7 +73,7 @@ def test_twenty_thousand_runs_are_submitted_survive_a_restart_and_end_and_leave_
         assert len(engine_of(queue).effects.recent) <= 2_000
     store = SQLiteStore(path)
     opened = store.open(pid=1, host="here")
-    _, tasks, runs = store.live_rows()
+    _, tasks, runs, _ = store.live_rows()
     assert (len(list(tasks)), len(list(runs))) == (0, 0), "an opening reads none of them"
     with closing(store.reader()) as reader:
         assert len(list(reader.commits(opened.projected_seq))) == 0, "and nothing of the log"
@@ -105,7 +105,7 @@ def test_a_long_past_costs_neither_disk_nor_time_once_it_is_pruned(path: Path, c
         bytes_after.append(path.stat().st_size)
         store = SQLiteStore(path)
         opened = store.open(pid=1, host="here")
-        _, tasks, runs = store.live_rows()
+        _, tasks, runs, _ = store.live_rows()
         assert (len(list(tasks)), len(list(runs))) == (len(kept), len(kept))
         with closing(store.reader()) as reader:
             commits.append(len(list(reader.commits(0))))

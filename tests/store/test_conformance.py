@@ -64,7 +64,7 @@ def test_a_new_store_is_empty_and_in_its_first_epoch(store: Store) -> None:
     assert (opened.epoch, opened.last_seq, opened.last_hash) == (1, 0, codec.CHAIN_START)
     assert (opened.projected_seq, opened.restored, len(opened.store_id)) == (0, False, 16)
     facts, *tables = store.live_rows()
-    assert (facts, [list(rows) for rows in tables]) == ({}, [[], []])
+    assert (facts, [list(rows) for rows in tables]) == ({}, [[], [], []])
 
 
 def test_opening_again_is_a_new_epoch_of_the_same_store_at_the_same_place(store: Store) -> None:
@@ -185,6 +185,18 @@ def test_projecting_the_same_twice_is_projecting_it_once(store: Store, driver: D
     store.commit(batch)
 
     assert (reader.runs(RunFilter()), reader.tasks(RunFilter()), reader.runs(RunFilter(tag="red"))) == before
+
+
+def test_entries_are_kept_replaced_and_taken_away(store: Store, driver: Driver, reader: Reader) -> None:
+    driver.run()
+    driver.machine.state.dirty_entries |= {("rate", "a"): b"1", ("rate", "b"): b"2", ("schedule", "a"): b"3"}
+    store.commit(driver.batch())
+    driver.run()
+    driver.machine.state.dirty_entries |= {("rate", "a"): None, ("rate", "b"): b"4", ("rate", "never"): None}
+    store.commit(driver.batch())
+
+    assert reader.entries("rate") == [("rate", "b", b"4")]
+    assert list(store.live_rows()[3]) == [("rate", "b", b"4"), ("schedule", "a", b"3")]
 
 
 def test_a_payload_that_is_there_is_never_overwritten(store: Store, driver: Driver, reader: Reader) -> None:

@@ -39,7 +39,7 @@ _cancel = msgpack.Decoder(CancelMark)
 _rare = msgpack.Decoder(RareFields)
 
 
-def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row]) -> State:
+def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], entries: Iterable[Row] = ()) -> State:
     """The state as of a projection, from its live rows, stored (in any order: each carries its place in its queue).
 
     Raises ``StoreDamaged`` for a row that does not match its checksum, and for one that is missing.

@@ -55,6 +55,7 @@ ATTEMPT_COLUMNS = (
     "abandoned", "terms", "crc",
 )  # fmt: skip
 TAG_COLUMNS = ("tag", "run_id")
+ENTRY_COLUMNS = ("kind", "key", "body", "crc")
 
 _pack = msgpack.Encoder().encode
 
@@ -71,6 +72,8 @@ class Projection(Struct):
     attempts: list[Row]
     tags: list[Row]
     facts: dict[str, bytes]
+    entries: list[Row] = []
+    """Rows of what capabilities keep beside tasks and runs; a body of None takes the row away."""
 
 
 class Facts(Struct, array_like=True):
@@ -309,7 +312,9 @@ def project(state: State) -> Projection:
     if state.dirty_facts:
         facts["standing"] = _pack(standing_of(state))
         state.dirty_facts = False
-    return Projection(state.last_seq, tasks, runs, attempts, tags, facts)
+    entries = [(kind, key, body) for (kind, key), body in state.dirty_entries.items()]
+    state.dirty_entries.clear()
+    return Projection(state.last_seq, tasks, runs, attempts, tags, facts, entries)
 
 
 def facts_of(state: State) -> Facts:

@@ -274,6 +274,8 @@ class State(Struct, eq=False):
     dirty_runs: dict[bytes, Run] = field(default_factory=dict)
     dirty_tasks: dict[bytes, Task] = field(default_factory=dict)
     dirty_facts: bool = False
+    dirty_entries: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    """What a capability keeps in a row of its own: (kind, key) to its body, None where it is gone."""
 
     def ended_since(self, name: bytes | str, seq: int) -> bool:
         """Whether that task (or the task of that key) ended after ``seq``, as far as that is remembered."""

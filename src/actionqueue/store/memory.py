@@ -53,6 +53,7 @@ class _Tables(Struct):
     blobs: dict[bytes, bytes] = field(default_factory=dict)
     replies: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     facts: dict[str, bytes] = field(default_factory=dict)
+    entries: dict[tuple[str, str], bytes] = field(default_factory=dict)
     tasks: dict[bytes, Row] = field(default_factory=dict)
     runs: dict[bytes, Row] = field(default_factory=dict)
     runs_by_task: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
@@ -99,14 +100,15 @@ class MemoryStore:
         """The epoch that was taken last."""
         return self._tables.epoch
 
-    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
-        """Facts, live tasks, live runs, stored."""
+    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row], Iterable[Row]]:
+        """Facts, live tasks, live runs, stored, and entries."""
         with self._turn:
             tables = self._tables
             return (
                 dict(tables.facts),
                 [stored_task(row) for row in tables.tasks.values() if row[12] is None],
                 [stored_run(row) for row in tables.runs.values() if row[14] is None],
+                [(*names, body) for names, body in sorted(tables.entries.items())],
             )
 
     def commit(self, batch: Batch) -> None:
@@ -184,6 +186,7 @@ class MemoryStore:
                     [row for rows in tables.attempts.values() for number, row in rows.items() if number < max(rows)],
                     list(tables.tags),
                     dict(tables.facts),
+                    [(*names, body) for names, body in tables.entries.items()],
                 ),
                 [(id, body, expires_at) for id, (body, expires_at) in tables.replies.items()],
             )
@@ -225,6 +228,11 @@ def _write_projection(tables: _Tables, projection: Projection) -> None:
         tables.attempts.setdefault(row[0], {})[row[1]] = row
     tables.tags.update((tag, run_id) for tag, run_id in projection.tags)
     tables.facts |= projection.facts
+    for kind, key, body in projection.entries:
+        if body is None:
+            tables.entries.pop((kind, key), None)
+        else:
+            tables.entries[kind, key] = body
     tables.projected_seq = projection.seq
 
 
@@ -254,6 +262,11 @@ class MemoryReader:
         """The projection's named single values."""
         with self._turn:
             return dict(self._tables.facts)
+
+    def entries(self, kind: str) -> list[Row]:
+        """(kind, key, body) of everything of that kind, by key."""
+        with self._turn:
+            return [(*names, body) for names, body in sorted(self._tables.entries.items()) if names[0] == kind]
 
     def runs(self, wanted: RunFilter) -> list[Row]:
         """Rows of ``runs`` that fit, newest first."""
@@ -362,6 +375,7 @@ def _scanned(tables: _Tables) -> dict[str, list[Row]]:
     return {
         "meta": [sealed(("projected_seq", tables.projected_seq))],
         "facts": [sealed(item) for item in sorted(tables.facts.items())],
+        "entries": [sealed((*names, body)) for names, body in sorted(tables.entries.items())],
         "tasks": [row for _, row in sorted(tables.tasks.items())],
         "runs": [row for _, row in sorted(tables.runs.items())],
         "attempts": [row for _, rows in sorted(tables.attempts.items()) for _, row in sorted(rows.items())],

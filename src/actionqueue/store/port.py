@@ -108,6 +108,10 @@ class Reader(Protocol):
         """The projection's named single values."""
         ...
 
+    def entries(self, kind: str) -> list[Row]:
+        """(kind, key, body) of everything that capabilities keep of that kind, by key."""
+        ...
+
     def runs(self, wanted: RunFilter) -> list[Row]:
         """Rows of ``runs`` (``RUN_COLUMNS``), newest first, at most ``limit``."""
         ...
@@ -196,8 +200,10 @@ class Store(Protocol):
         """Take the lock, check what is there, take the next epoch (durably). See the module's head for errors."""
         ...
 
-    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
-        """Facts, live tasks, live runs (by id), stored: what ``core.loading.load`` takes, which checks and opens them.
+    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row], Iterable[Row]]:
+        """Facts, live tasks, live runs (by id), entries (kind, key, body): what ``core.loading.load`` takes.
+
+        Tasks and runs are stored rows, which it checks and opens.
 
         They stream; the store must not be written to before they were read.
         """

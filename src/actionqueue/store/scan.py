@@ -44,6 +44,7 @@ _KEYS = {
     "commits": ("last_seq",),
     "anchors": ("seq",),
     "facts": ("name",),
+    "entries": ("kind", "key"),
     "meta": ("name",),
 }
 
@@ -96,6 +97,8 @@ class SQLiteScan:
         return _picked(self._all(table), table, columns)
 
     def _all(self, table: str) -> Iterator[Row]:
+        if table == "entries" and not self._stream_values("SELECT 1 FROM sqlite_schema WHERE name = ?", [table]):
+            return iter(())  # a store of format 1
         key = ", ".join(_KEYS.get(table, ("id",)))
         return self._opened(table, f"SELECT {', '.join(_WHOLE[table])} FROM {table} ORDER BY {key}")
 

@@ -59,7 +59,7 @@ from actionqueue.store.sqlite_connection import (
 from actionqueue.store.sqlite_listing import Skews
 from actionqueue.store.sqlite_opening import prepare
 from actionqueue.store.sqlite_reader import SQLiteReader
-from actionqueue.store.sqlite_rows import all_facts, all_meta, columns_of, set_meta
+from actionqueue.store.sqlite_rows import all_entries, all_facts, all_meta, columns_of, set_meta
 from actionqueue.store.sqlite_schema import write_batch
 from actionqueue.store.sqlite_upkeep import Upkeep
 from actionqueue.store.wal_scan import check_wal, make_certain
@@ -257,14 +257,15 @@ class SQLiteStore:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
-        """Facts, live tasks, live runs (by id); the rows stream, stored and unchecked (``core.loading.load`` checks them).
+    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row], Iterable[Row]]:
+        """Facts, live tasks, live runs (by id), entries. Tasks and runs stream, stored and unchecked: `load` checks them.
 
         They are read through a connection of their own, until the next commit.
         """
         writer, _ = self._ready()
         with self._turn, translating(self._path, "loading"):
             facts = all_facts(writer)
+            entries = all_entries(writer)
             projected_seq = all_meta(writer).get("projected_seq")
         if not facts and projected_seq:
             raise StoreDamaged(f"{self._path} lacks the facts of its projection.", path=str(self._path), place="facts")
@@ -273,7 +274,7 @@ class SQLiteStore:
         tasks = self._live(loader, "tasks", "tasks INDEXED BY tasks_finished WHERE finished_at IS NULL")
         runs = self._live(loader, "runs", f"runs INDEXED BY runs_state WHERE state < {FIRST_TERMINAL}")
         self._streams = (tasks, runs)
-        return facts, tasks, runs
+        return facts, tasks, runs, entries
 
     def _live(self, loader: sqlite3.Connection, table: str, source: str) -> Generator[Row, None, None]:
         query = f"SELECT {columns_of(table)} FROM {source}"

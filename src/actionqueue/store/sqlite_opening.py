@@ -23,7 +23,7 @@ from actionqueue.store.filesystem import APPLICATION_ID, FORMAT_VERSION
 from actionqueue.store.sqlite_connection import make_durable, patiently
 from actionqueue.store.sqlite_listing import Skews, skews_of
 from actionqueue.store.sqlite_rows import all_meta
-from actionqueue.store.sqlite_schema import create
+from actionqueue.store.sqlite_schema import create, upgrade
 from actionqueue.store.sqlite_upkeep import checkpoint_fully
 
 QUICK_CHECK_BYTES_MAX = 64 << 20
@@ -60,6 +60,8 @@ def prepare(writer: sqlite3.Connection, path: Path, transact: Transact) -> Found
     make_durable(writer)
     if is_new:
         transact(writer, lambda: create(writer, secrets.token_bytes(16)))
+    elif writer.execute("PRAGMA user_version").fetchone()[0] < FORMAT_VERSION:
+        transact(writer, lambda: upgrade(writer))
     checkpoint_fully(writer, path)
     meta = all_meta(writer)
     if not meta.get("clean") and path.stat().st_size < QUICK_CHECK_BYTES_MAX:

@@ -39,7 +39,7 @@ from actionqueue.store.sqlite_connection import (
     translating,
 )
 from actionqueue.store.sqlite_listing import ID_INFINITE, Statement, run_statements, skews_of, task_statements
-from actionqueue.store.sqlite_rows import all_facts, all_meta, checked, columns_of, groups_of
+from actionqueue.store.sqlite_rows import all_entries, all_facts, all_meta, checked, columns_of, groups_of
 
 SUFFIX_IDS_SEARCHED_MAX = 1_000_000
 """Of each state: the newest are searched. An index on the ends of ids would cost 30 bytes a run."""
@@ -152,6 +152,10 @@ class SQLiteReader:
     def facts(self) -> dict[str, bytes]:
         """The projection's named single values."""
         return self._ask(all_facts)
+
+    def entries(self, kind: str) -> list[Row]:
+        """(kind, key, body) of everything that capabilities keep of that kind, by key."""
+        return self._ask(lambda connection: all_entries(connection, kind))
 
     # --- listings ------------------------------------------------------------------------------------------------
 

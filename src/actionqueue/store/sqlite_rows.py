@@ -12,6 +12,7 @@ from itertools import chain
 
 from actionqueue.core.rows import (
     ATTEMPT_COLUMNS,
+    ENTRY_COLUMNS,
     STORED_RUN_COLUMNS,
     STORED_TASK_COLUMNS,
     TAG_COLUMNS,
@@ -34,6 +35,7 @@ COLUMNS = {
     "blobs": ("id", "body"),
     "replies": ("id", "body", "expires_at", "crc"),
     "facts": ("name", "body", "crc"),
+    "entries": ENTRY_COLUMNS,
     "meta": ("name", "value", "crc"),
 }
 
@@ -117,6 +119,17 @@ def all_facts(connection: sqlite3.Connection) -> dict[str, bytes]:
     for row in rows:
         check_row(row, "facts")
     return {row[0]: row[1] for row in rows}
+
+
+def all_entries(connection: sqlite3.Connection, kind: str | None = None) -> list[Row]:
+    """(kind, key, body) of what capabilities keep, checked; all of it, or of one kind. None in a store of format 1."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone():
+        return []
+    where, values = ("", ()) if kind is None else (" WHERE kind = ?", (kind,))
+    rows = connection.execute(f"SELECT kind, key, body, crc FROM entries{where} ORDER BY kind, key", values).fetchall()
+    for row in rows:
+        check_row(row, "entries")
+    return [row[:3] for row in rows]
 
 
 def columns_of(table: str, alias: str = "") -> str:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from importlib.resources import files
 
-from actionqueue.core.rows import sealed
+from actionqueue.core.rows import Row, sealed
 from actionqueue.store.filesystem import APPLICATION_ID, FORMAT_VERSION
 from actionqueue.store.port import Batch
 from actionqueue.store.sqlite_rows import groups_of, insert, set_meta
@@ -17,14 +17,25 @@ from actionqueue.store.sqlite_rows import groups_of, insert, set_meta
 
 def create(connection: sqlite3.Connection, store_id: bytes) -> None:
     """The tables and the first single values of a new store."""
-    script = (files("actionqueue.store") / "sql" / "schema.sql").read_text(encoding="utf-8")
-    lines = (line.partition("--")[0] for line in script.splitlines())
-    for statement in "\n".join(lines).split(";"):
-        if statement.strip():
-            connection.execute(statement)
+    for statement in _statements():
+        connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     set_meta(connection, store_id=store_id, epoch=0, projected_seq=0, clean=1, restored=0)
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """What a store of an earlier format lacks."""
+    for statement in _statements():
+        if statement.startswith("CREATE TABLE entries"):
+            connection.execute(statement.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1))
+    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+def _statements() -> list[str]:
+    script = (files("actionqueue.store") / "sql" / "schema.sql").read_text(encoding="utf-8")
+    lines = (line.partition("--")[0] for line in script.splitlines())
+    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
 
 
 def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
@@ -38,11 +49,21 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
         insert(connection, "attempts", projection.attempts)
         insert(connection, "run_tags", projection.tags, "IGNORE")
         insert(connection, "facts", [sealed(item) for item in projection.facts.items()])
+        _write_entries(connection, projection.entries)
         set_meta(connection, projected_seq=projection.seq)
     if batch.replies:
         insert(connection, "replies", [sealed(reply) for reply in batch.replies])
     if batch.pruned_tasks:
         _delete_tasks(connection, batch.pruned_tasks)
+
+
+def _write_entries(connection: sqlite3.Connection, entries: Sequence[Row]) -> None:
+    there = [sealed(entry) for entry in entries if entry[2] is not None]
+    if there:
+        insert(connection, "entries", there)
+    for kind, key, body in entries:
+        if body is None:
+            connection.execute("DELETE FROM entries WHERE kind = ? AND key = ?", (kind, key))
 
 
 def _delete_tasks(connection: sqlite3.Connection, task_ids: Sequence[bytes]) -> None:

@@ -132,7 +132,7 @@ class FaultyStore:
         self._epoch = opened.epoch
         return opened
 
-    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row]]:
+    def live_rows(self) -> tuple[dict[str, bytes], Iterable[Row], Iterable[Row], Iterable[Row]]:
         """What is live."""
         return self._memory.live_rows()
 

@@ -1,4 +1,4 @@
--- The tables of a store, format 1. Column orders are those of core/rows.py (a test compares).
+-- The tables of a store, format 2 (format 1 had no entries). Column orders are those of core/rows.py (a test compares).
 -- Ids are 16 bytes and ordered by time, so that new rows go to the end of their tables.
 -- A crc is CRC-32 over the msgpack encoding of the other columns (core/rows.py, sealed).
 
@@ -53,6 +53,15 @@ CREATE TABLE facts (
     name TEXT PRIMARY KEY,
     body BLOB NOT NULL,
     crc INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What capabilities keep beside tasks and runs, one row each: schedules, rates (core: State.dirty_entries).
+CREATE TABLE entries (
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (kind, key)
 ) WITHOUT ROWID;
 
 CREATE TABLE tasks (
