@@ -175,8 +175,9 @@ def _with_days(fields: list[str], years: frozenset[int] | None) -> WallTimes:
         times = None
     candidates = years or range(2000, 2000 + BARREN_YEARS_MAX)
     if times is None or not any(map(times.days, candidates)):
+        year = f", year {min(years)}" if years else ""
         raise _refused(
-            f"names a day that never comes (day of month {fields[3]}, month {fields[4]}, day of week {fields[5]}); "
+            f"names a day that never comes (day of month {fields[3]}, month {fields[4]}, day of week {fields[5]}{year}); "
             "give a day that exists, or L for the last one of a month"
         )
     return times

@@ -1,12 +1,12 @@
 """Timetables: the policies that imply many runs, and when those are due.
 
-Knows: ``Repeat`` and ``Cron`` as users write them, the rules they become (what events and rows hold), what is wrong with
-either, and the timetable of a rule. Must not know: runs, which of them exist, or what time it is.
+Knows: ``Repeat`` and ``Cron`` as users write them, and the way to their rules and back. Must not know: runs, which of
+them exist, or what time it is.
 
-A policy is for people: durations as text, instants as datetimes. A rule is the same in integers and canonical text, so
-that what was recorded reads the same forever. Everything is validated twice, by one set of checks: when a policy is
-made, and when a rule comes from another process (``rule_problems``). The arithmetic is in ``fire_times``, the cron
-language in ``cron``, the zones in ``zones``.
+A policy is for people: durations as text, instants as datetimes. Its rule (``rules``) is the same in integers and
+canonical text, and is what events and rows hold. Both are validated by the rule's checks: a policy when it is made, a
+rule that comes from another process by ``rule_problems``. The arithmetic is in ``fire_times``, the cron language in
+``cron``, the zones in ``zones``; whoever uses schedules imports all of it from here.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from actionqueue.core.cron import canonical, expression_problem, wall_times
+from actionqueue.core.cron import canonical
 from actionqueue.core.errors import InvalidSubmission
-from actionqueue.core.fire_times import CronTimes, RepeatTimes, Timetable
-from actionqueue.core.instants import (
-    DAY_US,
-    HOUR_US,
-    MINUTE_US,
-    SECOND_US,
-    SUBMIT_INSTANT_MAX,
-    instant_us,
-    parse_duration_us,
-    shown,
-    to_datetime,
+from actionqueue.core.fire_times import Timetable
+from actionqueue.core.instants import DAY_US, instant_us, parse_duration_us, to_datetime
+from actionqueue.core.rules import (
+    CronRule,
+    RepeatRule,
+    describe,
+    describe_duration,
+    rule_problems,
+    timetable,
+    whole_problem,
 )
-from actionqueue.core.zones import known_zone, zone_problem
+from actionqueue.core.zones import known_zone
 
-COUNT_MAX: Final = 2**31 - 1
-"""The most runs of a ``Repeat``, and the largest ``max_occurrences``."""
-
-EVERY_US_MAX: Final = 100 * 366 * DAY_US
-"""The longest ``every``, grace and window, in microseconds (100 years)."""
-
-JITTER_US_MAX: Final = DAY_US
-"""The largest jitter, in microseconds (one day)."""
+__all__ = [
+    "Cron",
+    "CronRule",
+    "Repeat",
+    "RepeatRule",
+    "Timetable",
+    "describe",
+    "describe_duration",
+    "policy_of",
+    "rule_problems",
+    "timetable",
+]
 
 OCCURRENCES_MAX: Final = 10_000
 """The most fire times of one call of ``occurrences``."""
@@ -47,46 +50,7 @@ OCCURRENCES_MAX: Final = 10_000
 CATCH_UP_WINDOW_US: Final = DAY_US
 """How far a cron schedule looks back for missed runs unless told otherwise, in microseconds (24 hours)."""
 
-MISFIRES: Final = ("catch_up", "coalesce", "skip")
-"""What happens to fire times that were missed."""
-
-OVERLAPS: Final = ("allow", "queue", "skip", "cancel_running")
-"""What happens to a run that is due while the one before it is still going on."""
-
 Duration = timedelta | float | str
-
-
-# --- rules: what is recorded -------------------------------------------------------------------------------------
-
-
-class RepeatRule(Struct, frozen=True, tag="repeat", array_like=True):
-    """A ``Repeat`` as it is recorded; ``first_us`` is None where the first run is due at submission."""
-
-    count: int
-    every_us: int
-    first_us: int | None
-    misfire: str
-    grace_us: int
-    window_us: int | None
-    overlap: str
-
-
-class CronRule(Struct, frozen=True, tag="cron", array_like=True):
-    """A ``Cron`` as it is recorded; ``expression`` as it was written, but for spaces."""
-
-    expression: str
-    timezone: str
-    max_occurrences: int | None
-    starts_us: int | None
-    ends_us: int | None
-    jitter_us: int
-    misfire: str
-    grace_us: int
-    window_us: int | None
-    overlap: str
-
-
-# --- policies: what users write ----------------------------------------------------------------------------------
 
 
 class Repeat(Struct, frozen=True, tag="repeat"):
@@ -231,92 +195,39 @@ class Cron(Struct, frozen=True, tag="cron"):
         return [to_datetime(us).astimezone(here) for us in _following(timetable(rule, after_us), after_us, count)]
 
 
-# --- timetables --------------------------------------------------------------------------------------------------
-
-
-def timetable(rule: RepeatRule | CronRule, submitted_us: int) -> Timetable:
-    """When the runs of a rule are due that was submitted at ``submitted_us`` (microseconds since the epoch, UTC).
-
-    A cron rule without a start begins after its submission, one with a start at it. ``max_occurrences`` is not applied:
-    it counts runs. Cheap to make: what is derived from an expression and a zone is kept. Raises ``InvalidSubmission``
-    for an expression or a zone that is not valid here.
-
-    >>> timetable(Repeat(3, every="1s").rule(), 500).last_until(10_000_000)
-    2000500
-    """
+def policy_of(rule: RepeatRule | CronRule) -> Repeat | Cron:
+    """The policy that makes this rule, for display: durations as text, instants in UTC."""
+    grace = describe_duration(rule.grace_us)
+    window = None if rule.window_us is None else describe_duration(rule.window_us)
     if isinstance(rule, RepeatRule):
-        first_us = submitted_us if rule.first_us is None else rule.first_us
-        return RepeatTimes(first_us=first_us, every_us=rule.every_us, total=rule.count)
-    first_us = submitted_us + 1 if rule.starts_us is None else rule.starts_us
-    return CronTimes(wall_times(rule.expression), rule.timezone, first_us=first_us, last_us=rule.ends_us)
+        return Repeat(
+            rule.count,
+            every=describe_duration(rule.every_us),
+            first_at=_optional_datetime(rule.first_us),
+            misfire=rule.misfire,
+            misfire_grace=grace,
+            misfire_window=window,
+            overlap=rule.overlap,
+        )
+    return Cron(
+        rule.expression,
+        timezone=rule.timezone,
+        max_occurrences=rule.max_occurrences,
+        starts_at=_optional_datetime(rule.starts_us),
+        ends_at=_optional_datetime(rule.ends_us),
+        jitter=describe_duration(rule.jitter_us) if rule.jitter_us else None,
+        misfire=rule.misfire,
+        misfire_grace=grace,
+        misfire_window=window,
+        overlap=rule.overlap,
+    )
 
 
-def _following(times: Timetable, after_us: int, count: int) -> list[int]:
-    if problem := _whole_problem(count, 1, OCCURRENCES_MAX):
-        raise InvalidSubmission(f"count: {problem}", problems={"count": problem})
-    found: list[int] = []
-    due_us = times.next_after(after_us)
-    while due_us is not None and len(found) < count:
-        found.append(due_us)
-        due_us = times.next_after(due_us)
-    return found
+def _optional_datetime(us: int | None) -> datetime | None:
+    return None if us is None else to_datetime(us)
 
 
-# --- validation --------------------------------------------------------------------------------------------------
-
-
-def rule_problems(rule: RepeatRule | CronRule, submitted_us: int | None = None) -> dict[str, str]:
-    """Everything that is wrong with a rule, by the field of its policy; empty when it is valid.
-
-    With ``submitted_us`` (microseconds since the epoch, UTC) also that it would never be due when submitted then.
-    """
-    specific = _repeat_problems(rule) if isinstance(rule, RepeatRule) else _cron_problems(rule)
-    problems = specific | {
-        "misfire": _choice_problem(rule.misfire, MISFIRES),
-        "misfire_grace": _duration_problem(rule.grace_us, 0, EVERY_US_MAX),
-        "misfire_window": None if rule.window_us is None else _duration_problem(rule.window_us, 0, EVERY_US_MAX),
-        "overlap": _choice_problem(rule.overlap, OVERLAPS),
-    }
-    found = {field: problem for field, problem in problems.items() if problem is not None}
-    return found or _due_problems(rule, submitted_us)
-
-
-def _repeat_problems(rule: RepeatRule) -> dict[str, str | None]:
-    return {
-        "count": _whole_problem(rule.count, 1, COUNT_MAX),
-        "every": _duration_problem(rule.every_us, 1, EVERY_US_MAX),
-        "first_at": _instant_problem(rule.first_us),
-    }
-
-
-def _cron_problems(rule: CronRule) -> dict[str, str | None]:
-    ends = _instant_problem(rule.ends_us)
-    if ends is None and rule.ends_us is not None and type(rule.starts_us) is int and rule.ends_us <= rule.starts_us:
-        ends = "is not after starts_at; give a later instant"
-    occurrences = rule.max_occurrences
-    return {
-        "expression": expression_problem(rule.expression),
-        "timezone": zone_problem(rule.timezone),
-        "max_occurrences": None if occurrences is None else _whole_problem(occurrences, 1, COUNT_MAX),
-        "starts_at": _instant_problem(rule.starts_us),
-        "ends_at": ends,
-        "jitter": _duration_problem(rule.jitter_us, 0, JITTER_US_MAX),
-    }
-
-
-def _due_problems(rule: RepeatRule | CronRule, submitted_us: int | None) -> dict[str, str]:
-    """Problems that show only in the fire times of a rule whose fields are valid."""
-    if isinstance(rule, RepeatRule):
-        first_us = rule.first_us or submitted_us or 0
-        if first_us + (rule.count - 1) * rule.every_us > SUBMIT_INSTANT_MAX:
-            return {"count": "the last run would be due after the year 9999; give fewer runs, or a shorter every"}
-        return {}
-    if rule.starts_us is None and submitted_us is None:
-        return {}
-    if timetable(rule, submitted_us or 0).next_after(-1) is None:
-        field = "ends_at" if rule.ends_us is not None else "expression"
-        return {field: "no run would ever be due: no time that expression names is left in the range of time given"}
-    return {}
+# --- from policies to rules and times -----------------------------------------------------------------------------
 
 
 def _refuse(policy: str, reading_problems: dict[str, str], rule: RepeatRule | CronRule) -> None:
@@ -350,87 +261,12 @@ class _Reading:
             return None
 
 
-def _whole_problem(value: object, low: int, high: int) -> str | None:
-    if type(value) is int and low <= value <= high:
-        return None
-    return f"is {shown(value)}; give a whole number from {low} to {high}"
-
-
-def _duration_problem(us: object, low: int, high: int) -> str | None:
-    if type(us) is int and low <= us <= high:
-        return None
-    given = describe_duration(us) if type(us) is int and us >= 0 else shown(us)
-    return f"is {given}; give a duration from {describe_duration(low)} to {describe_duration(high)}"
-
-
-def _instant_problem(us: object) -> str | None:
-    if us is None or (type(us) is int and 0 <= us <= SUBMIT_INSTANT_MAX):
-        return None
-    return f"is {shown(us)}; give an instant from 1970 to the year 9999"
-
-
-def _choice_problem(value: object, choices: tuple[str, ...]) -> str | None:
-    return None if value in choices else f"is {shown(value)}; give one of {', '.join(choices)}"
-
-
-# --- for people --------------------------------------------------------------------------------------------------
-
-
-def policy_of(rule: RepeatRule | CronRule) -> Repeat | Cron:
-    """The policy that makes this rule, for display: durations as text, instants in UTC."""
-    grace = describe_duration(rule.grace_us)
-    window = None if rule.window_us is None else describe_duration(rule.window_us)
-    if isinstance(rule, RepeatRule):
-        return Repeat(
-            rule.count,
-            every=describe_duration(rule.every_us),
-            first_at=_optional_datetime(rule.first_us),
-            misfire=rule.misfire,
-            misfire_grace=grace,
-            misfire_window=window,
-            overlap=rule.overlap,
-        )
-    return Cron(
-        rule.expression,
-        timezone=rule.timezone,
-        max_occurrences=rule.max_occurrences,
-        starts_at=_optional_datetime(rule.starts_us),
-        ends_at=_optional_datetime(rule.ends_us),
-        jitter=describe_duration(rule.jitter_us) if rule.jitter_us else None,
-        misfire=rule.misfire,
-        misfire_grace=grace,
-        misfire_window=window,
-        overlap=rule.overlap,
-    )
-
-
-def describe(rule: RepeatRule | CronRule) -> str:
-    """One line for tables.
-
-    >>> describe(Cron("0 9 * * MON-FRI", timezone="Europe/Berlin").rule())
-    '0 9 * * MON-FRI Europe/Berlin'
-    >>> describe(Repeat(6, every="30m").rule())
-    '6 × every 30m'
-    """
-    if isinstance(rule, RepeatRule):
-        return f"{rule.count} × every {describe_duration(rule.every_us)}"
-    return f"{rule.expression} {rule.timezone}"
-
-
-def describe_duration(us: int) -> str:
-    """The shortest text that ``parse_duration_us`` reads as exactly this duration.
-
-    >>> describe_duration(5_400_000_000), describe_duration(0)
-    ('1h30m', '0s')
-    """
-    units = (("d", DAY_US), ("h", HOUR_US), ("m", MINUTE_US), ("s", SECOND_US), ("ms", 1000), ("us", 1))
-    parts: list[str] = []
-    for unit, unit_us in units:
-        number, us = divmod(us, unit_us)
-        if number:
-            parts.append(f"{number}{unit}")
-    return "".join(parts) or "0s"
-
-
-def _optional_datetime(us: int | None) -> datetime | None:
-    return None if us is None else to_datetime(us)
+def _following(times: Timetable, after_us: int, count: int) -> list[int]:
+    if problem := whole_problem(count, 1, OCCURRENCES_MAX):
+        raise InvalidSubmission(f"count: {problem}", problems={"count": problem})
+    found: list[int] = []
+    due_us = times.next_after(after_us)
+    while due_us is not None and len(found) < count:
+        found.append(due_us)
+        due_us = times.next_after(due_us)
+    return found
