@@ -26,7 +26,6 @@ from actionqueue.core.errors import (
 from actionqueue.core.ids import TaskId, fresh_id_bytes
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.retry import Retry
-from actionqueue.core.schedules import Cron, Repeat
 from actionqueue.core.spec import (
     DEFAULT_QUEUE,
     NO_OPTIONS,
@@ -39,6 +38,7 @@ from actionqueue.core.spec import (
     validate,
 )
 from actionqueue.core.submission import LIVE_RUNS_MAX, Submit
+from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.engine.tickets import Ticket
 from actionqueue.handle import TaskHandle
 from actionqueue.handler import Handler

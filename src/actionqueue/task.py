@@ -15,7 +15,6 @@ from actionqueue.core.errors import InvalidArguments, InvalidSubmission, NotSupp
 from actionqueue.core.ids import TaskId, fresh_ids
 from actionqueue.core.instants import instant_us, parse_duration_us
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms, Retry
-from actionqueue.core.schedules import Cron, Repeat
 from actionqueue.core.spec import (
     DURATION_US_MAX,
     NO_OPTIONS,
@@ -27,6 +26,7 @@ from actionqueue.core.spec import (
     validate,
 )
 from actionqueue.core.state import Declaration
+from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.executors import locators
 from actionqueue.handler import Handler
 from actionqueue.operations import Operation

@@ -24,7 +24,6 @@ from actionqueue.core.ids import NIL, RunId, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.machine import Machine
 from actionqueue.core.retry import Fixed
-from actionqueue.core.schedules import Cron, Repeat
 from actionqueue.core.spec import (
     DURATION_US_MAX,
     KEY_CHARACTERS_MAX,
@@ -43,6 +42,7 @@ from actionqueue.core.spec import (
 )
 from actionqueue.core.state import Declaration
 from actionqueue.core.submission import RetryRun, Submit, TaskSubmitted
+from actionqueue.core.timetables import Cron, Repeat
 from tests.core.story import SECOND, START, Story, play
 
 # --- what a task becomes -------------------------------------------------------------------------------------------

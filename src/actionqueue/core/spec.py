@@ -14,7 +14,7 @@ from actionqueue.core.errors import InvalidSubmission, LimitExceeded, NotSupport
 from actionqueue.core.ids import NIL, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.retry import ATTEMPTS_MAX, Backoff
-from actionqueue.core.schedules import Cron, Repeat
+from actionqueue.core.timetables import Cron, Repeat
 
 PAYLOAD_BYTES_MAX = 1024 * 1024
 """Encoded arguments, in bytes."""
