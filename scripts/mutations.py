@@ -69,12 +69,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if attempt is not None and attempt.number > 1:\n            draw =",
     ),
     _of("a terminal failure retried", "core/attempts.py", "if report.terminal or failures", "if failures"),
-    _of("an ended task kept", "core/attempts.py", "        del state.tasks[task.id]\n", "        pass\n"),
+    _of("an ended task kept", "core/attempts.py", "    del state.tasks[task.id]\n", "    pass\n"),
     _of(
         "an ended key kept",
         "core/attempts.py",
-        "                del state.keys[task.extra.key]",
-        "                pass",
+        "            del state.keys[extra.key]",
+        "            pass",
     ),
     # --- places: slots, wake-ups, order
     _of("a queue's slot never released", "core/places.py", "        del queue.running[run_id]\n", ""),

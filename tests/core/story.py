@@ -55,6 +55,7 @@ from actionqueue.core.rows import (
     stored_run,
     stored_task,
 )
+from actionqueue.core.schedules import RunDerived, RunRequested
 from actionqueue.core.spec import Submission, TaskOptions
 from actionqueue.core.state import (
     CODE_OF,
@@ -69,6 +70,7 @@ from actionqueue.core.state import (
     State,
 )
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
+from actionqueue.core.timers import deadline_of
 
 START = 1_700_000_000_000_000
 TERMS = AttemptTerms(backoff=Fixed(10_000_000))
@@ -88,11 +90,17 @@ class Tables:
         self.tasks: dict[bytes, Row] = {}
         self.runs: dict[bytes, Row] = {}
         self.attempts: dict[tuple[bytes, int], Row] = {}
+        self.entries: dict[tuple[str, str], bytes] = {}
 
     def take(self, state: State) -> None:
         """Project ``state``."""
         written = project(state)
         self.facts |= written.facts
+        for kind, key, body in written.entries:
+            if body is None:
+                self.entries.pop((kind, key), None)
+            else:
+                self.entries[kind, key] = body
         self.tasks |= {stored[0]: open_task(stored) for stored in written.tasks}
         self.runs |= {stored[0]: open_run(stored) for stored in written.runs}
         latest = (latest_attempt_row(self.runs[stored[0]]) for stored in written.runs)
@@ -102,7 +110,7 @@ class Tables:
         """The live rows, as a state. They come in an order that means nothing."""
         runs = reversed([row for row in self.runs.values() if row[4] < FIRST_TERMINAL])
         tasks = (stored_task(row) for row in self.tasks.values() if row[12] is None)
-        return load(self.facts, tasks, map(stored_run, runs))
+        return load(self.facts, tasks, map(stored_run, runs), [(*names, body) for names, body in self.entries.items()])
 
     def known_task(self, row: Row) -> KnownTask:
         """What a look-up tells of a task."""
@@ -285,6 +293,8 @@ class Story:
             self.log.append(event)
             if type(event) is AttemptStarted:
                 self.started.append(event.run_id)
+            elif isinstance(event, RunDerived | RunRequested):
+                self.names[f"n{len(self.names)}"] = (event.task_id, event.run_id)
             if not self.checked:
                 continue
             self.shadow.apply(event)
@@ -310,7 +320,9 @@ class Story:
             wakes += [
                 entry[0]
                 for entry in places.timers.deadlines
-                if entry[2].where is not Where.NOWHERE and not entry[2].attempt_count
+                if entry[2].where is not Where.NOWHERE
+                and not entry[2].attempt_count
+                and entry[0] == deadline_of(entry[2])
             ]
         assert places.next_timer() == min(wakes, default=None), "the next wake-up is the earliest needed"
 

@@ -21,6 +21,9 @@ from actionqueue.core.lanes import Lane, Slots
 from actionqueue.core.places import Places
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import DEFAULT_TERMS
+from actionqueue.core.rows import schedule_body
+from actionqueue.core.rules import CronRule
+from actionqueue.core.schedules import schedule_problems
 from actionqueue.core.state import (
     CODE_OF,
     FIRST_TERMINAL,
@@ -37,11 +40,12 @@ from actionqueue.core.state import (
     Task,
 )
 from actionqueue.core.submission import rare_of
+from actionqueue.core.timers import deadline_of
 
 FINGERPRINT_BYTES = 32
 
 _PLACES_OF = {
-    SCHEDULED: (Where.TIMER, Where.HELD),
+    SCHEDULED: (Where.TIMER, Where.HELD, Where.OVERLAP),
     RETRY_WAIT: (Where.TIMER, Where.HELD),
     READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE),
     RUNNING: (Where.RUNNING,),
@@ -75,6 +79,8 @@ def check(state: State, *, settled: bool = False, now: int | None = None, lowere
     found += _places_problems(state)
     found += _count_problems(state)
     found += _index_problems(state)
+    for schedule in state.schedules.values():
+        found += (f"schedule {schedule.task_id.hex()}: {problem}" for problem in schedule_problems(state, schedule))
     if settled:
         found += _unsettled(state, now)
     return found
@@ -94,7 +100,7 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
         yield f"it is {run.state} and in {run.where.name}: nothing will wake it"
     if state.tasks.get(run.task_id_bytes) is not run.task:
         yield "its task is not a live one"
-    if code == SCHEDULED and run.until != run.scheduled_at:
+    if code == SCHEDULED and not run.scheduled_at <= run.until <= run.scheduled_at + _jitter_us(run):
         yield f"it is due at {run.scheduled_at} and waits until {run.until}"
     if code == READY and run.effective_priority != run.priority:
         yield f"it is ready with priority {run.effective_priority} instead of {run.priority}"
@@ -104,6 +110,11 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
         yield f"its order {run.order} was never given (next is {state.next_order})"
     yield from _attempt_problems(state, run, code)
     yield from _instant_problems(state, run, code)
+
+
+def _jitter_us(run: Run) -> int:
+    rule = run.task.extra.rule
+    return rule.jitter_us if isinstance(rule, CronRule) else 0
 
 
 def _attempt_problems(state: State, run: Run, code: int) -> Iterator[str]:
@@ -172,7 +183,7 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
         yield "its live runs are linked in a circle"
     if task.id != task_id or state.places.lanes.get((task.queue, task.handler)) is not task.lane:
         yield "its id or lane is not the one it is filed under"
-    if not live:
+    if not live and task_id not in state.underived:
         yield "it has no live run, and is live"
     if any(each.task is not task or state.runs.get(run_id) is not each for run_id, each in live.items()):
         yield "a run linked to it is not live, or is another task's"
@@ -267,9 +278,8 @@ def _places_problems(state: State) -> Iterator[str]:
         yield "the engine's pause is not the one in force"
     watched = {(entry[0], entry[2].id_bytes) for entry in places.timers.deadlines}
     for run_id, run in runs.items():
-        expires_at = run.task.extra.expires_at
-        may_expire = expires_at is not None and run.attempt_count == 0 and run.lineage is None
-        if may_expire and (expires_at, run_id) not in watched:
+        expires_at = deadline_of(run)
+        if expires_at is not None and run.attempt_count == 0 and (expires_at, run_id) not in watched:
             yield f"run {run_id.hex()}: its deadline to start is not watched"
 
 
@@ -324,6 +334,8 @@ def _unsettled(state: State, now: int | None) -> Iterator[str]:
     for lane in places.lanes.values():
         if lane.ready and lane.spot is not None and (lane.spot is places.open or lane.spot.free):
             yield f"lane {_named(lane)}: it could start, and was left waiting for {lane.spot.kind} {lane.spot.name}"
+    for schedule in state.underived.values():
+        yield f"schedule {schedule.task_id.hex()}: its next run could be derived, and was not"
     if now is not None:
         for run_id, run in state.runs.items():
             if run.where is Where.TIMER and run.until <= now:
@@ -343,6 +355,7 @@ def fingerprint(state: State) -> bytes:
     pack = msgpack.Encoder(order="deterministic").encode
     whole.update(pack((
         state.last_seq, state.last_at, state.next_order, state.counts, state.tasks_total, state.pruned_before,
+        state.occurrences_skipped, [schedule_body(each) for _, each in sorted(state.schedules.items())],
         state.epoch, sorted(state.pauses.items()), sorted(state.declarations.items()),
         {key: task.id for key, task in state.keys.items() if _standing_key(state, task) is not None},
     )))  # fmt: skip

@@ -8,6 +8,7 @@ Every live run is in exactly one place, and the place names what it waits for:
 ``LANE``       Ready, in its lane's ``ready``, ordered by (priority, first ready)
 ``MISFIT``     Ready; its stored arguments do not fit the registered handler: in its lane's ``misfits``
 ``QUARANTINE`` Ready; live in two crashes in a row, and set aside when it came up while another such run was running
+``OVERLAP``    an occurrence of a schedule that is due, after one that has not ended: in its schedule's ``waiting``
 ``RUNNING``    an attempt is open
 =============  ================================================================================================
 
@@ -38,6 +39,7 @@ from actionqueue.core.reasons import (
     NoFreeSlot,
     NotYetDue,
     Paused,
+    PreviousLive,
     Reason,
     TakesItsTurn,
     Where,
@@ -45,6 +47,7 @@ from actionqueue.core.reasons import (
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.run import RunState
 from actionqueue.core.timers import Timers
+from actionqueue.core.upcoming import earlier_runs
 
 if TYPE_CHECKING:
     from actionqueue.core.state import PauseMark, Run
@@ -177,6 +180,17 @@ class Places(Struct, eq=False):
             del run.task.lane.misfits[run.id_bytes]
         elif where is Where.QUARANTINE:
             del self.quarantined[run.id_bytes]
+        elif where is Where.OVERLAP:
+            schedule = run.task.extra.schedule
+            assert schedule is not None
+            del schedule.waiting[run.id_bytes]
+
+    def enter_overlap(self, run: Run) -> None:
+        """``run`` is due, and waits until the occurrences of its schedule before it have ended; its state stays."""
+        schedule = run.task.extra.schedule
+        assert schedule is not None
+        run.where = Where.OVERLAP
+        schedule.waiting[run.id_bytes] = run
 
     def enter_held(self, run: Run) -> None:
         """``run`` is due, and a pause holds it; its state stays."""
@@ -420,6 +434,8 @@ class Places(Struct, eq=False):
                 return ArgumentsMisfit(lane.handler)
             case Where.QUARANTINE:
                 return TakesItsTurn(next(iter(self.on_trial), None))
+            case Where.OVERLAP:
+                return _previous(run)
             case Where.TIMER if self.engine_pause is None or run.until > now:
                 return NotYetDue(run.until, run.state is RunState.RETRY_WAIT)
             case _:
@@ -468,6 +484,12 @@ def _is_there(entry: tuple[int, int, int, Lane], spot: Slots) -> bool:
     """Whether an entry of a heap of lanes still stands for its lane."""
     lane = entry[3]
     return lane.spot is spot and lane.key == entry[:2]
+
+
+def _previous(run: Run) -> PreviousLive:
+    schedule = run.task.extra.schedule
+    assert schedule is not None
+    return PreviousLive(tuple(other.id_bytes for other in earlier_runs(run)), schedule.rule.overlap)
 
 
 def _turn(run: Run) -> tuple[int, int, int]:

@@ -61,6 +61,9 @@ class CronRule(Struct, frozen=True, tag="cron", array_like=True):
     overlap: str
 
 
+Rule = RepeatRule | CronRule
+
+
 def timetable(rule: RepeatRule | CronRule, submitted_us: int) -> Timetable:
     """When the runs of a rule are due that was submitted at ``submitted_us`` (microseconds since the epoch, UTC).
 
