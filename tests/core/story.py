@@ -88,6 +88,7 @@ class Tables:
         self.tasks: dict[bytes, Row] = {}
         self.runs: dict[bytes, Row] = {}
         self.attempts: dict[tuple[bytes, int], Row] = {}
+        self.entries: dict[tuple[str, str], bytes] = {}
 
     def take(self, state: State) -> None:
         """Project ``state``."""
@@ -95,6 +96,11 @@ class Tables:
         self.facts |= written.facts
         self.tasks |= {stored[0]: open_task(stored) for stored in written.tasks}
         self.runs |= {stored[0]: open_run(stored) for stored in written.runs}
+        for kind, key, body in written.entries:
+            if body is None:
+                self.entries.pop((kind, key), None)
+            else:
+                self.entries[kind, key] = body
         latest = (latest_attempt_row(self.runs[stored[0]]) for stored in written.runs)
         self.attempts |= {(row[0], row[1]): row for row in [*written.attempts, *latest] if row is not None}
 
@@ -102,7 +108,8 @@ class Tables:
         """The live rows, as a state. They come in an order that means nothing."""
         runs = reversed([row for row in self.runs.values() if row[4] < FIRST_TERMINAL])
         tasks = (stored_task(row) for row in self.tasks.values() if row[12] is None)
-        return load(self.facts, tasks, map(stored_run, runs))
+        entries = [(*names, body) for names, body in self.entries.items()]
+        return load(self.facts, tasks, map(stored_run, runs), entries)
 
     def known_task(self, row: Row) -> KnownTask:
         """What a look-up tells of a task."""
@@ -312,6 +319,8 @@ class Story:
                 for entry in places.timers.deadlines
                 if entry[2].where is not Where.NOWHERE and not entry[2].attempt_count
             ]
+        if places.engine_pause is None:
+            wakes += [each.next_at for each in places.limits.buckets.values() if each.waiting]
         assert places.next_timer() == min(wakes, default=None), "the next wake-up is the earliest needed"
 
     # --- told in Python ----------------------------------------------------------------------------------------

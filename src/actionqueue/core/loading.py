@@ -13,6 +13,7 @@ from zlib import crc32
 from msgspec import MsgspecError, Struct, msgpack
 
 from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.limits import RATE, holds_keys
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.rows import Facts, Row, Standing, check_row, damaged, named
 from actionqueue.core.run import RunState
@@ -31,7 +32,7 @@ from actionqueue.core.state import (
     State,
     Task,
 )
-from actionqueue.core.submission import RareFields, extra_of, new_lane
+from actionqueue.core.submission import RareFields, extra_of, limited_lane, new_lane
 
 _terms = msgpack.Decoder(AttemptTerms)
 _error = msgpack.Decoder(ErrorInfo)
@@ -57,6 +58,9 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     state.places.set_pauses(state.pauses)
     for stored in tasks:
         _load_task(state, stored)
+    for kind, key, packed, *_ in entries:
+        if kind == RATE:
+            state.places.limits.restore(key, packed)
     found = [0] * FIRST_TERMINAL
     for stored in runs:
         _load_run(state, stored)
@@ -133,6 +137,8 @@ def _load_task(state: State, stored: Row) -> None:
     if not sound or (body.created_at, body.finished_at, body.key) != (created_at, finished_at, key):
         raise damaged("tasks", id)
     extra = NO_EXTRA if body.rare is None else extra_of(_rare.decode(body.rare), body.canceled_at)
+    if state.pauses or extra is not NO_EXTRA:
+        lane = limited_lane(state, lane, extra.options, id)
     lane.tasks += 1
     state.tasks[id] = Task(
         id, lane, body.priority, body.max_attempts, created_at, body.payload_digest, body.payload_bytes, extra,
@@ -198,6 +204,8 @@ def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
 
 def _place(state: State, run: Run, code: int) -> None:
     places = state.places
+    if run.task.lane.keys and holds_keys(run):
+        places.hold_keys(run)
     if code == RUNNING:
         places.enter_running(run)
     elif code == READY:

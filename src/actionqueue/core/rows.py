@@ -312,6 +312,7 @@ def project(state: State) -> Projection:
     if state.dirty_facts:
         facts["standing"] = _pack(standing_of(state))
         state.dirty_facts = False
+    state.places.limits.forget_passed(state.last_at, state.dirty_entries)
     entries = [(kind, key, body) for (kind, key), body in state.dirty_entries.items()]
     state.dirty_entries.clear()
     return Projection(state.last_seq, tasks, runs, attempts, tags, facts, entries)
