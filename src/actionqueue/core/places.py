@@ -415,7 +415,9 @@ class Places(Waking, eq=False):
         moved = [run for run in task.live_runs() if run.where is Where.LANE or run.where is Where.HELD]
         where = [run.where for run in moved]
         for run in moved:
+            former = self.lane_of(run)
             self.leave(run)
+            former.ready.purge(run)
         before, task.lane = task.lane, lane
         lane.tasks += 1
         for run, its in zip(moved, where, strict=True):

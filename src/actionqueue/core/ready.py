@@ -131,6 +131,13 @@ class ReadyRuns(Struct, eq=False, gc=False):
             early[:] = [entry for entry in early if entry[1] is not run and _is_early(entry, level, rank)]
             heapify(early)
 
+    def purge(self, run: Run) -> None:
+        """``run`` has left for another line, where it keeps its order: no entry may stand for it here."""
+        level = self.levels().get(-run.effective_priority)
+        if level is not None and level.early:
+            level.early = [entry for entry in level.early if entry[1] is not run]
+            heapify(level.early)
+
     def head(self) -> Run | None:
         """The run that starts first."""
         if self.aging_us:
