@@ -10,15 +10,17 @@ import random
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.epochs import Declare, Prune
 from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import Delays
 from actionqueue.core.rules import CronRule, RepeatRule, Rule
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
-from actionqueue.core.spec import TaskOptions
+from actionqueue.core.spec import NO_OPTIONS, TaskOptions
 from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.story import SECOND, START, Story
@@ -28,7 +30,7 @@ Step = tuple[str, int, int]
 KINDS = (
     "submit submit submit submit schedule schedule of_schedule"
     " finish finish finish finish finish misfit progress cancel cancel_task retry retry"
-    " reschedule reprioritize pause resume slots tick tick declare prune crash close project"
+    " reschedule reprioritize pause pause_task resume slots tick tick declare prune crash close project"
 ).split()
 
 steps = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 30), st.integers(0, 30)), max_size=40)
@@ -81,6 +83,8 @@ def _submit(story: Story, which: int, how: int) -> None:
     if which % 7 == 0:
         backoff = Delays((SECOND, 2 * SECOND))
         fields["options"] = TaskOptions(5 * SECOND, backoff, ("t", f"u{how}"), {"a": [1, None]}, "text")
+    if which % 3 != 0:
+        fields["options"] = replace(fields.get("options", NO_OPTIONS), **_needs(which, how))
     count, before = 1 + how % 2, dict(story.names)
     reply = story.submit(*[f"r{len(before) + n}" for n in range(count)], **fields)
     if isinstance(reply, list):
@@ -145,6 +149,17 @@ def _of_schedule(story: Story, which: int, how: int) -> None:
         story.perform(Retire(name, f"e{how}"))
 
 
+def _needs(which: int, how: int) -> dict[str, Any]:
+    """Keys that contradict each other in capacity, two at once in either order, rates, states to hold over."""
+    one, other = KeyNeed("one", 1 + which % 2), KeyNeed("other", 1 + how % 3)
+    slow, fast = RateNeed("slow", 1, 3 * SECOND, 1 + which % 2), RateNeed("fast", 3, SECOND, 3)
+    return {
+        "limits": [(one,), (one, other), (other, one), (other,), ()][how % 5],
+        "rates": [(), (), (slow,), (slow, fast), (RateNeed("slow", 2, 3 * SECOND, 1),)][(which + how) % 5],
+        "hold": [(), ("retry_wait",), ("retry_wait", "suspended"), ("awaiting",)][which % 4],
+    }
+
+
 def _pause(story: Story, which: int, how: int) -> None:
     scope = [("engine", ""), ("queue", "mail"), ("handler", "h"), ("queue", "default")][which % 4]
     story.perform(Pause(*scope, by=f"p{how}"))
@@ -161,7 +176,9 @@ def _slots(story: Story, which: int, how: int) -> None:
     elif which % 3 == 1:
         story.set_executor("main", how % 4)
     else:
-        story.register("g")
+        story.register("g", concurrency=[None, 1, 2, 3][how % 4])
+    if how % 7 == 6:
+        story.set_aging([0, SECOND, 5 * SECOND][which % 3])
 
 
 def _prune(story: Story, which: int, how: int) -> None:
@@ -253,6 +270,7 @@ _ABOUT_A_RUN = {
     "cancel_task": lambda story, name, how: story.perform(
         CancelTask(story.task_id(name), ["cancel", "kill", "abandon"][how % 3], f"c{how}")
     ),
+    "pause_task": lambda story, name, how: story.perform(Pause("task", story.task_id(name).hex(), f"p{how}")),
     "reschedule": lambda story, name, how: story.perform(Reschedule(story.id(name), story.now + how * SECOND)),
     "reprioritize": lambda story, name, how: story.perform(Reprioritize(story.id(name), how - 15)),
 }

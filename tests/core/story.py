@@ -18,6 +18,8 @@ Told in Python (``story.perform(command)``) or as text, a line a step::
     tick 30s                                  the clock moves on, and stops at every wake-up on its way
     jump 30s                                  the same in one leap, as if the process had been stopped
     finish a failed                           the handler of a reports its end
+    submit a limits=mail:4,b rates=sms:2/1s hold=retry_wait    keys with capacities, rates as count/period/burst, hold
+    pause task a  ·  aging 30s  ·  handler g concurrency=2
     cancel a how=kill  ·  retry a as b  ·  reschedule a 30s  ·  reprioritize a 7  ·  pause queue mail  ·  resume engine
     project  ·  crash  ·  restart             what is in memory only is gone after a crash
     expect a retry_wait failures=1 until=10s  where a is, and what is known of it (instants relative to the present)
@@ -44,6 +46,7 @@ from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.lanes import Slots
 from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Event, Machine
+from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.reasons import Reason, Where
 from actionqueue.core.retry import AttemptTerms, Backoff, Delays, Exponential, Fixed
 from actionqueue.core.rows import (
@@ -96,13 +99,13 @@ class Tables:
         """Project ``state``."""
         written = project(state)
         self.facts |= written.facts
+        self.tasks |= {stored[0]: open_task(stored) for stored in written.tasks}
+        self.runs |= {stored[0]: open_run(stored) for stored in written.runs}
         for kind, key, body in written.entries:
             if body is None:
                 self.entries.pop((kind, key), None)
             else:
                 self.entries[kind, key] = body
-        self.tasks |= {stored[0]: open_task(stored) for stored in written.tasks}
-        self.runs |= {stored[0]: open_run(stored) for stored in written.runs}
         latest = (latest_attempt_row(self.runs[stored[0]]) for stored in written.runs)
         self.attempts |= {(row[0], row[1]): row for row in [*written.attempts, *latest] if row is not None}
 
@@ -110,7 +113,8 @@ class Tables:
         """The live rows, as a state. They come in an order that means nothing."""
         runs = reversed([row for row in self.runs.values() if row[4] < FIRST_TERMINAL])
         tasks = (stored_task(row) for row in self.tasks.values() if row[12] is None)
-        return load(self.facts, tasks, map(stored_run, runs), [(*names, body) for names, body in self.entries.items()])
+        entries = [(*names, body) for names, body in self.entries.items()]
+        return load(self.facts, tasks, map(stored_run, runs), entries)
 
     def known_task(self, row: Row) -> KnownTask:
         """What a look-up tells of a task."""
@@ -154,7 +158,8 @@ class Story:
         self.lowered: set[str] = set()
         self.executors: dict[str, int] = {"main": slots}
         self.queues: dict[str, int | None] = {}
-        self.handlers: dict[str, tuple[str, AttemptTerms]] = {"h": ("main", TERMS)}
+        self.handlers: dict[str, tuple[str, AttemptTerms, int | None]] = {"h": ("main", TERMS, None)}
+        self.aging_us = 0
         self.epoch = 0
         self.down = False
         self.holding = False
@@ -259,8 +264,9 @@ class Story:
             places.set_queue(name, capacity)
         self._record(self.machine.open(self.now, self.epoch, 1, "host", "0", 0.5))
         self.lowered.clear()
-        for name, (executor, terms) in self.handlers.items():
-            places.register(name, executor, terms)
+        places.set_aging(self.aging_us)
+        for name, (executor, terms, concurrency) in self.handlers.items():
+            places.register(name, executor, terms, concurrency)
         self.settle()
 
     def _attach(self, command: Command) -> None:
@@ -283,6 +289,9 @@ class Story:
                 row_of = self.tables.runs.get(command.run_id)
                 command.known_state = None if row_of is None else row_of[4]
             case CancelTask() if command.task_id not in state.tasks:
+                self.project()
+                command.known = command.task_id in self.tables.tasks
+            case Pause() | Resume() if command.task_id is not None and command.task_id not in state.tasks:
                 self.project()
                 command.known = command.task_id in self.tables.tasks
             case _:
@@ -324,6 +333,8 @@ class Story:
                 and not entry[2].attempt_count
                 and entry[0] == deadline_of(entry[2])
             ]
+        if places.engine_pause is None:
+            wakes += [each.next_at for each in places.limits.buckets.values() if each.waiting]
         assert places.next_timer() == min(wakes, default=None), "the next wake-up is the earliest needed"
 
     # --- told in Python ----------------------------------------------------------------------------------------
@@ -397,10 +408,24 @@ class Story:
         self.state.places.set_queue(name, capacity)
         self.settle()
 
-    def register(self, name: str, terms: AttemptTerms = TERMS, executor: str = "main") -> None:
+    def register(
+        self, name: str, terms: AttemptTerms = TERMS, executor: str = "main", concurrency: int | None = None
+    ) -> None:
         """Register a handler."""
-        self.handlers[name] = (executor, terms)
-        self.state.places.register(name, executor, terms)
+        self.handlers[name] = (executor, terms, concurrency)
+        bound = self.state.places.bounds.get(name)
+        running = sum(run.task.handler == name and run.where is Where.RUNNING for run in self.state.runs.values())
+        if concurrency is not None and running > concurrency:
+            self.lowered.add(name)
+        elif bound is not None:
+            self.lowered.discard(name)
+        self.state.places.register(name, executor, terms, concurrency)
+        self.settle()
+
+    def set_aging(self, us: int) -> None:
+        """Let waiting count as priority."""
+        self.aging_us = us
+        self.state.places.set_aging(us)
         self.settle()
 
     # --- told as text ------------------------------------------------------------------------------------------
@@ -485,10 +510,28 @@ def _terms(named: dict[str, str]) -> AttemptTerms:
     return AttemptTerms(_us(named.get("timeout")), backoff, named.get("on_lost"), int(named.get("max_lost", 5)))
 
 
+def _listed(named: dict[str, str], name: str) -> list[str]:
+    return named[name].split(",") if name in named else []
+
+
+def _key_need(text: str) -> KeyNeed:
+    key, _, capacity = text.partition(":")
+    return KeyNeed(key, int(capacity or 1))
+
+
+def _rate_need(text: str) -> RateNeed:
+    key, rate = text.split(":")
+    count, per, *burst = rate.split("/")
+    return RateNeed(key, int(count), parse_duration_us(per), int(burst[0]) if burst else int(count))
+
+
 def _options(named: dict[str, str]) -> TaskOptions | None:
     backoff = _backoff(named["backoff"]) if "backoff" in named else None
     tags = tuple(named["tags"].split(",")) if "tags" in named else ()
-    options = TaskOptions(timeout_us=_us(named.get("timeout")), backoff=backoff, tags=tags)
+    limits = tuple(_key_need(each) for each in _listed(named, "limits"))
+    rates = tuple(_rate_need(each) for each in _listed(named, "rates"))
+    hold = tuple(_listed(named, "hold"))
+    options = TaskOptions(_us(named.get("timeout")), backoff, tags, limits=limits, rates=rates, hold=hold)
     return None if options == TaskOptions() else options
 
 
@@ -550,15 +593,19 @@ def _command(story: Story, verb: str, plain: list[str], named: dict[str, str]) -
             attempt = story.attempt(plain[0])
             return Progress(story.id(plain[0]), attempt.id, attempt.fence, int(plain[1]))
         case "pause":
-            return Pause(plain[0], " ".join(plain[1:]), by)
+            return Pause(plain[0], _scope_name(story, plain), by)
         case "resume":
-            return Resume(plain[0], " ".join(plain[1:]), by)
+            return Resume(plain[0], _scope_name(story, plain), by)
         case _:
             raise LookupError(f"no line of a story begins with {verb!r}")
 
 
+def _scope_name(story: Story, plain: list[str]) -> str:
+    return story.task_id(plain[1]).hex() if plain[0] == "task" else " ".join(plain[1:])
+
+
 def _register(story: Story, plain: list[str], named: dict[str, str]) -> None:
-    story.register(plain[0], _terms(named), named.get("executor", "main"))
+    story.register(plain[0], _terms(named), named.get("executor", "main"), _number(named.get("concurrency")))
 
 
 _ASIDE = {
@@ -566,6 +613,7 @@ _ASIDE = {
     "queue": lambda story, plain, _: story.set_queue(plain[0], None if plain[1] == "none" else int(plain[1])),
     "handler": _register,
     "forget": lambda story, plain, _: story.handlers.pop(plain[0]),
+    "aging": lambda story, plain, _: story.set_aging(parse_duration_us(plain[0])),
     "tick": lambda story, plain, _: story.advance(parse_duration_us(plain[0])),
     "jump": lambda story, plain, _: story.jump(parse_duration_us(plain[0])),
     "project": lambda story, *_: story.project(),

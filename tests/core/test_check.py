@@ -64,7 +64,7 @@ def elsewhere(story: Story) -> PauseMark:
 def left_in_the_open(story: Story) -> None:
     its = lane(story, "line")
     its.spot = story.state.places.open
-    its.spot.waiting.append((*its.key, 0, its))
+    its.spot.waiting = [(*its.key, 0, its)]
 
 
 def lost_too_often(story: Story) -> None:
@@ -122,7 +122,7 @@ OF_LANES: dict[str, tuple[Damage, str]] = {
     "an entry lost": (lambda s: lane(s, "line").ready.clear(), "runs wait in it"),
     "a miscount": (lambda s: setattr(lane(s, "line").ready, "count", 7), "7 are counted"),
     "a link cut": (lambda s: setattr(s.run("line"), "before", s.run("held")), "not linked in order"),
-    "a rank too many": (lambda s: lane(s, "line").ready._ranks.append(-99), "not those of its levels"),
+    "a rank too many": (lambda s: setattr(lane(s, "line").ready, "_ranks", [-99]), "not those of its levels"),
     "tasks of its own": (lambda s: setattr(lane(s, "line"), "tasks", 9), "9 are counted"),
     "a held run not kept": (lambda s: lane(s, "held").held.clear(), "HELD runs are not those it keeps"),
     "a misfit not kept": (lambda s: lane(s, "misfit").misfits.clear(), "MISFIT runs are not those it keeps"),

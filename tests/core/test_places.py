@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actionqueue.core import places as places_module
+from actionqueue.core import limits as limits_module
 from actionqueue.core import ready as ready_module
 from actionqueue.core import timers as timers_module
+from actionqueue.core import waking as waking_module
 from actionqueue.core.control import Pause, Resume
 from actionqueue.core.places import Places
 from actionqueue.core.ready import ReadyRuns
@@ -440,7 +441,7 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pushes = self.pops = self.lines = 0
-        push, pop = places_module.heappush, places_module.heappop
+        push, pop = waking_module.heappush, waking_module.heappop
 
         def heappush(heap: list[Any], entry: Any) -> None:
             self.pushes += 1
@@ -450,7 +451,7 @@ class Counting:
             self.pops += 1
             return pop(heap)
 
-        for module in (places_module, ready_module, timers_module):
+        for module in (waking_module, ready_module, timers_module, limits_module):
             monkeypatch.setattr(module, "heappush", heappush)
             monkeypatch.setattr(module, "heappop", heappop)
         for name in ("add", "remove", "head", "bound_after", "__iter__"):
@@ -546,9 +547,10 @@ def churn(step: Callable[[Story, int], None], count: int = 2_000) -> Story:
 def heap_sizes(story: Story) -> int:
     """Entries in all heaps."""
     places = story.state.places
-    slots = [places.open, *places.queues.values(), *places.executors.values()]
-    lanes = sum(len(level.early) for lane in places.lanes.values() for level in lane.ready._levels.values())
-    return len(places.timers.due_at) + len(places.timers.deadlines) + lanes + sum(len(each.waiting) for each in slots)
+    slots = [places.open, *places.all_slots()]
+    lanes = sum(len(level.early or ()) for lane in places.all_lanes() for level in lane.ready.levels().values())
+    timers = len(places.timers.due_at) + len(places.timers.deadlines) + len(places.limits.timers)
+    return timers + lanes + sum(len(each.waiting or ()) for each in slots)
 
 
 def test_what_has_ended_leaves_every_heap() -> None:

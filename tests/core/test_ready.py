@@ -84,7 +84,7 @@ def test_entries_of_those_that_left_early_do_not_pile_up() -> None:
         add(line, run)
         remove(line, run)
 
-    assert sum(len(level.early) for level in line._levels.values()) < 100
+    assert sum(len(level.early or ()) for level in line.levels().values()) < 100
     assert list(line.problems()) == []
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from actionqueue.core.errors import ActionQueueError, StaleReport
 from actionqueue.core.ids import AttemptId, RunId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
+from actionqueue.core.limits import holds_keys
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms, Backoff
 from actionqueue.core.run import RunState
 from actionqueue.core.state import (
@@ -247,8 +248,7 @@ def apply_promoted(state: State, event: RunsPromoted) -> None:
         if run.reason != MISFIT:
             run.reason = "due"
             places.enter_lane(run)
-        elif run_id in run.task.lane.unfit:
-            run.task.lane.unfit.discard(run_id)
+        elif run.task.lane.take_misfit(run_id):
             places.enter_misfit(run)
         else:
             places.enter_lane(run)
@@ -283,6 +283,8 @@ def apply_started(state: State, event: AttemptStarted) -> None:
     )  # fmt: skip
     state.dirty_runs[run_id] = run
     places.enter_running(run)
+    for bucket in run.task.lane.rates:
+        places.limits.take(bucket, at, state.dirty_entries)
 
 
 def apply_finished(state: State, event: AttemptFinished) -> None:
@@ -323,6 +325,8 @@ def apply_finished(state: State, event: AttemptFinished) -> None:
     else:
         assert event.retry_at is not None
         state.places.enter_timer(run, event.retry_at)
+        if run.task.lane.keys and not holds_keys(run):
+            state.places.release_keys(run)
 
 
 def _count(run: Run, outcome: Outcome) -> None:
@@ -340,6 +344,9 @@ def end_run(state: State, run: Run, to: int, at: int) -> None:
     run_id = run.id_bytes
     del state.runs[run_id]
     task = run.task
+    lane = task.lane
+    if lane.keys:
+        state.places.release_keys(run)
     if task.head is run:
         task.head = run.next
         run.next = None
@@ -369,7 +376,11 @@ def finish_task(state: State, task: Task, at: int) -> None:
     extra = task.extra
     task.finished_at = at
     del state.tasks[task.id]
-    state.places.let_go(task.lane)
+    lane = task.lane
+    if lane.needs[2]:
+        del state.pauses["task", task.id.hex()]
+        state.dirty_facts = True
+    state.places.let_go(lane)
     state.recent[task.id] = state.last_seq
     if extra is NO_EXTRA:
         return

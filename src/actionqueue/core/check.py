@@ -17,8 +17,10 @@ from hashlib import blake2b
 
 from msgspec import msgpack
 
+from actionqueue.core.check_limits import has_token, lane_by_rule, lane_fits, limit_problems, queued_by_lane
 from actionqueue.core.lanes import Lane, Slots
 from actionqueue.core.places import Places
+from actionqueue.core.ready import aged
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import DEFAULT_TERMS
 from actionqueue.core.rows import schedule_body
@@ -67,15 +69,24 @@ def check(state: State, *, settled: bool = False, now: int | None = None, lowere
         found += (f"run {run_id.hex()}: {problem}" for problem in _run_problems(state, run_id, run))
     for task_id, task in state.tasks.items():
         found += (f"task {task_id.hex()}: {problem}" for problem in _task_problems(state, task_id, task))
-    in_lane: dict[int, list[Run]] = {id(lane): [] for lane in state.places.lanes.values()}
+    in_lane: dict[int, list[Run]] = {}
     for run in state.runs.values():
         in_lane.setdefault(id(run.task.lane), []).append(run)
-    for names, lane in state.places.lanes.items():
-        found += (
-            f"lane {_named(lane)}: {problem}" for problem in _lane_problems(state, names, lane, in_lane[id(lane)])
-        )
-    for slots in (*state.places.queues.values(), *state.places.executors.values()):
+    tasks = Counter(id(task.lane) for task in state.tasks.values())
+    lanes = list(state.places.all_lanes())
+    tasks.update(id(lane.holding) for lane in lanes if lane.holding is not None)
+    queued = queued_by_lane(state)
+    for names, base in state.places.lanes.items():
+        mine = [run for lane in base.family() for run in in_lane.get(id(lane), [])]
+        found += (f"lane {_named(base)}: {problem}" for problem in _family_problems(state, names, base, mine))
+        for lane in base.family():
+            mine = in_lane.get(id(lane), [])
+            found += (f"lane {_named(lane)}: {problem}" for problem in _lane_problems(state, lane, mine, queued))
+            if lane.tasks != tasks[id(lane)]:
+                found.append(f"lane {_named(lane)}: {tasks[id(lane)]} tasks are in it, {lane.tasks} are counted")
+    for slots in (*state.places.queues.values(), *state.places.executors.values(), *state.places.bounds.values()):
         found += (f"{slots.kind} {slots.name}: {problem}" for problem in _slots_problems(state, slots, lowered))
+    found += limit_problems(state)
     found += _places_problems(state)
     found += _count_problems(state)
     found += _index_problems(state)
@@ -106,6 +117,8 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
         yield f"it is ready with priority {run.effective_priority} instead of {run.priority}"
     if code == RUNNING and run.task.lane.queue.running.get(run_id) is not run:
         yield "it runs without a slot of its queue"
+    if code == RUNNING and (bound := run.task.lane.bound) is not None and bound.running.get(run_id) is not run:
+        yield "it runs without a slot of its handler"
     if not 0 < run.order < state.next_order:
         yield f"its order {run.order} was never given (next is {state.next_order})"
     yield from _attempt_problems(state, run, code)
@@ -181,7 +194,8 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
         run = run.next
     if run is not None:
         yield "its live runs are linked in a circle"
-    if task.id != task_id or state.places.lanes.get((task.queue, task.handler)) is not task.lane:
+    base = state.places.lanes.get((task.queue, task.handler))
+    if task.id != task_id or base is None or lane_by_rule(state, task, base) is not task.lane:
         yield "its id or lane is not the one it is filed under"
     if not live and task_id not in state.underived:
         yield "it has no live run, and is live"
@@ -197,36 +211,57 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
 
 
 def _named(lane: Lane) -> str:
-    return f"{lane.queue.name}/{lane.handler}"
+    limits, rates, task_id = lane.needs
+    return "/".join((lane.queue.name, lane.handler, *(need.key for need in (*limits, *rates)), task_id.hex()))
 
 
-def _lane_problems(state: State, names: tuple[str, str], lane: Lane, mine: list[Run]) -> Iterator[str]:
+def _family_problems(state: State, names: tuple[str, str], base: Lane, mine: list[Run]) -> Iterator[str]:
     places = state.places
-    waiting = {(-run.effective_priority, run.order): run for run in mine if run.where is Where.LANE}
-    listed = {(-run.effective_priority, run.order) for run in lane.ready}
-    if listed != set(waiting) or lane.ready.count != len(waiting):
-        yield f"{len(waiting)} runs wait in it; it counts {lane.ready.count} and lists {len(listed)}"
-    yield from lane.ready.problems()
-    tasks = sum(task.lane is lane for task in state.tasks.values())
-    if lane.tasks != tasks:
-        yield f"{tasks} tasks are in it, {lane.tasks} are counted"
-    for held, where in ((lane.held, Where.HELD), (lane.misfits, Where.MISFIT)):
-        if held != {run.id_bytes: run for run in mine if run.where is where}:
-            yield f"its {where.name} runs are not those it keeps"
-    if lane.held and lane.pause is None:
-        yield "it holds runs under no pause"
-    if lane.pause != (state.pauses.get(("queue", lane.queue.name)) or state.pauses.get(("handler", lane.handler))):
-        yield "its pause is not the one in force"
-    known = places.handlers.get(lane.handler)
-    if known is not None and (
-        lane.executor is not places.executors[known[0]] or (lane.terms or DEFAULT_TERMS) != known[1]
-    ):
-        yield "its executor or terms are not those registered"
     if (
-        places.lanes.get((lane.queue.name, lane.handler)) is not lane
-        or places.queues[lane.queue.name] is not lane.queue
+        base.base is not None
+        or names != (base.queue.name, base.handler)
+        or places.queues[base.queue.name] is not base.queue
     ):
         yield "it is not filed under its names"
+    if (base.misfits or {}) != {run.id_bytes: run for run in mine if run.where is Where.MISFIT}:
+        yield "its MISFIT runs are not those it keeps"
+    known = places.handlers.get(base.handler)
+    for lane in base.family():
+        if known is not None and (
+            lane.executor is not places.executors[known[0]]
+            or (lane.terms or DEFAULT_TERMS) != known[1]
+            or lane.bound is not places.bounds.get(base.handler)
+        ):
+            yield "its executor, terms or bound are not those registered"
+        if lane is not base and (lane.base is not base or lane.queue is not base.queue or lane.handler != base.handler):
+            yield "one of its kin is of another family"
+    for needs, lane in (base.kin or {}).items():
+        if lane.needs != needs or not lane_fits(places, lane):
+            yield f"its lane for {needs} needs something else"
+
+
+def _lane_problems(state: State, lane: Lane, mine: list[Run], queued: dict[int, list[Run]]) -> Iterator[str]:
+    places = state.places
+    waiting = {(run.rank, run.order): run for run in queued.get(id(lane), [])}
+    listed = {(run.rank, run.order) for run in lane.ready}
+    if listed != set(waiting) or lane.ready.count != len(waiting):
+        yield f"{len(waiting)} runs wait in it; it counts {lane.ready.count} and lists {len(listed)}"
+    aging_us = places.aging_us
+    if lane.ready.aging_us != aging_us or any(
+        run.rank != (aged(run, aging_us) if aging_us else -run.effective_priority) for run in waiting.values()
+    ):
+        yield "a run in it is ranked by something else than its priority and age"
+    yield from lane.ready.problems()
+    if (lane.held or {}) != {run.id_bytes: run for run in mine if run.where is Where.HELD}:
+        yield "its HELD runs are not those it keeps"
+    if lane.held and lane.pause is None:
+        yield "it holds runs under no pause"
+    pauses, task_id = state.pauses, lane.needs[2]
+    mark = pauses.get(("task", task_id.hex())) if task_id else None
+    if lane.pause != (pauses.get(("queue", lane.queue.name)) or pauses.get(("handler", lane.handler)) or mark):
+        yield "its pause is not the one in force"
+    if lane.limited != bool(lane.bound is not None or lane.keys or lane.rates):
+        yield "it does not know whether it is limited"
     if waiting:
         yield from _waking_problems(places, lane, min(waiting))
 
@@ -237,9 +272,10 @@ def _waking_problems(places: Places, lane: Lane, best: tuple[int, int]) -> Itera
         if lane.pause is None and lane.executor is not None:
             yield "it is parked, and neither a pause nor a missing handler keeps it there"
         return
-    if spot is not places.open and spot is not lane.queue and spot is not lane.executor:
+    needed = (places.open, lane.queue, lane.executor, lane.bound, *lane.keys, *lane.rates)
+    if not any(spot is each for each in needed):
         yield f"it waits for {spot.kind} {spot.name}, which it does not need"
-    if not any(entry[3] is lane and entry[:2] == lane.key for entry in spot.waiting):
+    if not any(entry[3] is lane and entry[:2] == lane.key for entry in spot.waiting or ()):
         yield f"it waits for {spot.kind} {spot.name}, which does not know"
     if lane.key > best:
         yield f"it queues as {lane.key}, and its best run is {best}"
@@ -247,7 +283,7 @@ def _waking_problems(places: Places, lane: Lane, best: tuple[int, int]) -> Itera
 
 def _slots_problems(state: State, slots: Slots, lowered: Collection[str]) -> Iterator[str]:
     for run_id, run in slots.running.items():
-        mine = slots.kind != "queue" or run.task.lane.queue is slots
+        mine = slots.kind == "executor" or slots in (run.task.lane.queue, run.task.lane.bound)
         if state.runs.get(run_id) is not run or run.where is not Where.RUNNING or not mine:
             yield f"a slot is held by run {run_id.hex()}, which is {run.state}, or of another queue"
     if slots.capacity is not None and len(slots.running) > slots.capacity and slots.name not in lowered:
@@ -314,6 +350,8 @@ def _index_problems(state: State) -> Iterator[str]:
     if len({each.id for each in attempts}) != len(attempts) or len({each.fence for each in attempts}) != len(attempts):
         yield "two open attempts share an id or a fence"
     for (scope, name), mark in state.pauses.items():
+        if scope == "task" and bytes.fromhex(name) not in state.tasks:
+            yield f"the pause of task {name} has outlived it"
         if (mark.scope, mark.name) != (scope, name):
             yield f"the pause of {scope} {name} is filed under another scope"
 
@@ -331,9 +369,10 @@ def _unsettled(state: State, now: int | None) -> Iterator[str]:
             yield f"run {run_id.hex()}: it is {run.state} and holds slots of {holding}"
     if places.engine_pause is not None:
         return
-    for lane in places.lanes.values():
-        if lane.ready and lane.spot is not None and (lane.spot is places.open or lane.spot.free):
-            yield f"lane {_named(lane)}: it could start, and was left waiting for {lane.spot.kind} {lane.spot.name}"
+    for lane in places.all_lanes():
+        spot = lane.spot
+        if lane.ready and spot is not None and (spot is places.open or spot.free or has_token(spot, now)):
+            yield f"lane {_named(lane)}: it could start, and was left waiting for {spot.kind} {spot.name}"
     for schedule in state.underived.values():
         yield f"schedule {schedule.task_id.hex()}: its next run could be derived, and was not"
     if now is not None:
@@ -358,6 +397,7 @@ def fingerprint(state: State) -> bytes:
         state.occurrences_skipped, [schedule_body(each) for _, each in sorted(state.schedules.items())],
         state.epoch, sorted(state.pauses.items()), sorted(state.declarations.items()),
         {key: task.id for key, task in state.keys.items() if _standing_key(state, task) is not None},
+        {key: meter.tat for key, meter in state.places.limits.meters.items() if meter.tat > state.last_at},
     )))  # fmt: skip
     for task_id in sorted(state.tasks):
         whole.update(pack(_task_facts(state.tasks[task_id])))

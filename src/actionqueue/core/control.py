@@ -21,7 +21,7 @@ from actionqueue.core.errors import (
     UnknownRun,
     UnknownTask,
 )
-from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.ids import NIL, RunId, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.reasons import Where
 from actionqueue.core.run import RunState
@@ -41,7 +41,7 @@ from actionqueue.core.state import (
 from actionqueue.core.upcoming import OVERLAP, let_come, note_left, stop
 
 How = Literal["cancel", "kill", "abandon"]
-SCOPES = ("engine", "queue", "handler")
+SCOPES = ("engine", "queue", "handler", "task")
 
 
 # --- events -----------------------------------------------------------------------------------------------------
@@ -146,11 +146,20 @@ class Reprioritize(Struct, array_like=True, tag="reprioritize"):
 
 
 class Pause(Struct, array_like=True, tag="pause"):
-    """Pause the engine, a queue or a handler."""
+    """Pause the engine, a queue, a handler or a task.
+
+    A task is named by its id in hex, and must be live; ``known`` says that it exists although it has left memory.
+    """
 
     scope: str = "engine"
     name: str = ""
     by: str = ""
+    known: bool = False
+
+    @property
+    def task_id(self) -> bytes | None:
+        """The task it is about, if it is about one."""
+        return _task_named(self)
 
 
 class Resume(Struct, array_like=True, tag="resume"):
@@ -159,6 +168,21 @@ class Resume(Struct, array_like=True, tag="resume"):
     scope: str = "engine"
     name: str = ""
     by: str = ""
+    known: bool = False
+
+    @property
+    def task_id(self) -> bytes | None:
+        """The task it is about, if it is about one."""
+        return _task_named(self)
+
+
+def _task_named(command: Pause | Resume) -> bytes | None:
+    if command.scope != "task" or len(command.name) != 2 * len(NIL) or command.name != command.name.lower():
+        return None
+    try:
+        return bytes.fromhex(command.name)
+    except ValueError:
+        return None
 
 
 # --- decide -----------------------------------------------------------------------------------------------------
@@ -253,30 +277,41 @@ def decide_reprioritize(state: State, command: Reprioritize, now: int) -> Accept
     return Accepted([RunReprioritized(now, command.run_id, command.priority)])
 
 
-def _scope_problem(command: Pause | Resume) -> InvalidSubmission | None:
+def _scope_problem(state: State, command: Pause | Resume) -> ActionQueueError | None:
     if command.scope not in SCOPES or bool(command.name) != (command.scope != "engine"):
         return InvalidSubmission(
-            "scope: give engine, or queue or handler with a name", problems={"scope": f"not one of {SCOPES}"}
+            "scope: give engine, or queue, handler or task with a name", problems={"scope": f"not one of {SCOPES}"}
         )
     problem = text_problem(command.name) if command.name else None
+    task_id = command.task_id
+    if command.scope == "task" and task_id is None:
+        problem = "not the id of a task in hex"
     if problem is not None:
         return InvalidSubmission(f"{command.scope}: {problem}", problems={command.scope: problem})
+    if task_id is not None and not command.known and task_id not in state.tasks:
+        return UnknownTask(f"no task {TaskId(bytes=task_id)} in this store", task_id=TaskId(bytes=task_id))
     return None
 
 
 def decide_pause(state: State, command: Pause, now: int) -> Accepted | ActionQueueError:
     """Pausing what is paused is a success that changes nothing; the reply says whether it changed."""
-    problem = _scope_problem(command)
+    problem = _scope_problem(state, command)
     if problem is not None:
         return problem
     if (command.scope, command.name) in state.pauses:
         return Accepted([], False)
+    task_id = command.task_id
+    if task_id is not None and task_id not in state.tasks:
+        return AlreadyTerminal(
+            f"task {TaskId(bytes=task_id)} has ended: there is nothing left of it to pause",
+            task_id=TaskId(bytes=task_id),
+        )
     return Accepted([Paused(now, command.scope, command.name, command.by)], True)
 
 
 def decide_resume(state: State, command: Resume, now: int) -> Accepted | ActionQueueError:
-    """Resuming what is not paused is a success that changes nothing."""
-    problem = _scope_problem(command)
+    """Resuming what is not paused is a success that changes nothing, also where a task has ended."""
+    problem = _scope_problem(state, command)
     if problem is not None:
         return problem
     if (command.scope, command.name) not in state.pauses:
@@ -367,13 +402,19 @@ def apply_reprioritized(state: State, event: RunReprioritized) -> None:
 
 def apply_paused(state: State, event: Paused) -> None:
     """The mark is in force."""
-    state.pauses[event.scope, event.name] = PauseMark(event.scope, event.name, event.at, event.by)
+    mark = state.pauses[event.scope, event.name] = PauseMark(event.scope, event.name, event.at, event.by)
     state.dirty_facts = True
-    state.places.set_pauses(state.pauses)
+    if event.scope == "task":
+        state.places.pause_task(state.tasks[bytes.fromhex(event.name)], mark)
+    else:
+        state.places.set_pauses(state.pauses)
 
 
 def apply_resumed(state: State, event: Resumed) -> None:
     """The mark is gone."""
     del state.pauses[event.scope, event.name]
     state.dirty_facts = True
-    state.places.set_pauses(state.pauses)
+    if event.scope == "task":
+        state.places.resume_task(state.tasks[bytes.fromhex(event.name)])
+    else:
+        state.places.set_pauses(state.pauses)

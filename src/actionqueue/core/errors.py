@@ -270,10 +270,11 @@ class IdempotencyConflict(Conflict):
 
 
 class AlreadyTerminal(Conflict):
-    """The run has ended; ``state`` says how."""
+    """The run has ended (``state`` says how), or the task has."""
 
     code = "already_terminal"
     run_id: RunId
+    task_id: TaskId
     state: str
 
 

@@ -14,6 +14,7 @@ from msgspec import MsgspecError, Struct, msgpack
 from msgspec.structs import replace
 
 from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.limits import RATE, holds_keys
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.rows import Facts, Row, ScheduleBody, Standing, check_row, damaged, named
 from actionqueue.core.run import RunState
@@ -33,7 +34,7 @@ from actionqueue.core.state import (
     State,
     Task,
 )
-from actionqueue.core.submission import RareFields, extra_of, new_lane
+from actionqueue.core.submission import RareFields, extra_of, limited_lane, new_lane
 from actionqueue.core.upcoming import OVERLAP, is_behind, let_come
 
 _terms = msgpack.Decoder(AttemptTerms)
@@ -65,6 +66,9 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
             _load_schedule(state, _schedule(packed))
     for stored in tasks:
         _load_task(state, stored)
+    for kind, key, packed, *_ in entries:
+        if kind == RATE:
+            state.places.limits.restore(key, packed)
     found = [0] * FIRST_TERMINAL
     for stored in runs:
         _load_run(state, stored)
@@ -155,6 +159,8 @@ def _load_task(state: State, stored: Row) -> None:
         extra = replace(extra, schedule=schedule)
         if is_behind(schedule):
             state.underived[id] = schedule
+    if state.pauses or extra is not NO_EXTRA:
+        lane = limited_lane(state, lane, extra.options, id)
     lane.tasks += 1
     state.tasks[id] = Task(
         id, lane, body.priority, body.max_attempts, created_at, body.payload_digest, body.payload_bytes, extra,
@@ -219,6 +225,8 @@ def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
 
 def _place(state: State, run: Run, code: int) -> None:
     places = state.places
+    if run.task.lane.keys and holds_keys(run):
+        places.hold_keys(run)
     if code == RUNNING:
         places.enter_running(run)
     elif code == READY:

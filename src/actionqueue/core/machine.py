@@ -170,6 +170,7 @@ class Machine:
         state = self.state
         while self._expire(now, events):
             pass
+        state.places.pass_time(now)
         next_run, start_event, apply_started = state.places.next_run, attempts.start_event, attempts.apply_started
         while (run := next_run()) is not None:
             event = start_event(run, next_id(now), now)
@@ -183,6 +184,7 @@ class Machine:
         if self._expire(now, events):
             return True
         state, places = self.state, self.state.places
+        places.pass_time(now)
         more = bool(state.underived) and self._derive(now, next_id, events)
         due = places.due(now, DUE_RUNS_PER_STEP_MAX)
         waiting: list[bytes] = []

@@ -4,7 +4,7 @@ Every live run is in exactly one place, and the place names what it waits for:
 
 =============  ================================================================================================
 ``TIMER``      Scheduled or RetryWait, until an instant: in ``timers``
-``HELD``       due, but under a pause: in its lane's ``held`` list, still Scheduled or RetryWait
+``HELD``       due, but under a pause: in its lane's ``held``, still Scheduled or RetryWait
 ``LANE``       Ready, in its lane's ``ready``, ordered by (priority, first ready)
 ``MISFIT``     Ready; its stored arguments do not fit the registered handler: in its lane's ``misfits``
 ``QUARANTINE`` Ready; live in two crashes in a row, and set aside when it came up while another such run was running
@@ -12,85 +12,87 @@ Every live run is in exactly one place, and the place names what it waits for:
 ``RUNNING``    an attempt is open
 =============  ================================================================================================
 
-A **lane** is all Ready runs of one handler in one queue. What blocks one of them blocks them all (a pause, a missing
-handler, a full queue, an executor without a free slot), so the *lane* waits for it, not each run: ten thousand runs
-behind a paused queue are one parked lane, and the dispatch of an unrelated run never sees them. A lane is in one place
+A **lane** is all Ready runs of one handler in one queue that need the same keys and rates (``core/lanes.py``). What
+blocks one of them blocks them all (a pause, a missing handler, a full queue, an executor without a free slot, a key that
+is held, a rate without a token), so the *lane* waits for it, not each run: ten thousand runs behind a paused queue, or
+on a busy key, are one parked lane, and the dispatch of an unrelated run never sees them. A lane is in one place
 too: in ``open`` (may start now), in the ``waiting`` heap of the ``Slots`` it needs, or parked under a pause or a
 missing handler until that changes. When slots free up, the best waiting lane is woken; if it turns out to be blocked
-by something else, the next one is (``_wake``). So after ``next_run`` returned None: no free slot has a lane waiting
+by something else, the next one is (``wake``). So after ``next_run`` returned None: no free slot has a lane waiting
 for it. A lane queues by its best run; when that one leaves, the lane's entry stays, better than it should be, and is
 put right when it surfaces. It is never worse than its best run.
+
+A task that is paused by itself has a lane of its own while it is: its ``lane`` is exchanged at the pause, and back at the
+end of it. The slots of both are the same objects, so a running attempt gives back what it took.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
+from msgspec import field
 
-from actionqueue.core.lanes import Lane, Slots
-from actionqueue.core.ready import Key
-from actionqueue.core.reasons import (
-    AheadInLine,
-    ArgumentsMisfit,
-    HandlerMissing,
-    InProgress,
-    NoFreeSlot,
-    NotYetDue,
-    Paused,
-    PreviousLive,
-    Reason,
-    TakesItsTurn,
-    Where,
-)
+from actionqueue.core.lanes import NO_NEEDS, Lane, Needs, Slots
+from actionqueue.core.reasons import Reason, Where
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
-from actionqueue.core.run import RunState
-from actionqueue.core.timers import Timers
-from actionqueue.core.upcoming import earlier_runs
+from actionqueue.core.waking import Waking, is_there, key_of
+from actionqueue.core.why import reason_of
 
 if TYPE_CHECKING:
-    from actionqueue.core.state import PauseMark, Run
+    from actionqueue.core.state import PauseMark, Run, Task
 
 LANES_KEPT = 256
 """Lanes without live tasks are kept up to this number, and forgotten beyond it: an application may name many queues."""
-PUTS_BEFORE_TRIM = 64
-"""Entries pushed for each two lanes before the heaps of lanes are looked through for outdated ones."""
 
 
-class Places(Struct, eq=False):
+class Places(Waking, eq=False):
     """All places of one state. See the module's head."""
 
-    lanes: dict[tuple[str, str], Lane] = field(default_factory=dict)
-    queues: dict[str, Slots] = field(default_factory=dict)
-    executors: dict[str, Slots] = field(default_factory=dict)
     handlers: dict[str, tuple[str, AttemptTerms]] = field(default_factory=dict)
     """Facts of this process: the executor and terms of each registered handler."""
-    open: Slots = field(default_factory=lambda: Slots("open", "open"))
-    timers: Timers = field(default_factory=Timers)
     quarantined: dict[bytes, Run] = field(default_factory=dict)
     on_trial: dict[bytes, Run] = field(default_factory=dict)
     """The run that was live in two crashes in a row and is running now: at most one at a time."""
-    engine_pause: PauseMark | None = None
-    _serial: int = 0
-    _puts: int = 0
+    paused_tasks: dict[bytes, Lane] = field(default_factory=dict)
+    """The lanes of their own of tasks that are paused by themselves."""
+    aging_us: int = 0
+    """A fact of this process too: how long a run is ready until that counts as one priority more (0: never)."""
     _chain: Slots | None = None
     _alone: Lane | None = None
     """Between two calls of ``next_run``: the lane just started from, kept out of ``open`` while no other is there."""
 
     # --- process facts -----------------------------------------------------------------------------------------
 
-    def register(self, handler: str, executor: str, terms: AttemptTerms) -> None:
-        """Say that this process runs ``handler`` on ``executor``, which has its slots; opens what waited for it."""
+    def register(self, handler: str, executor: str, terms: AttemptTerms, concurrency: int | None = None) -> None:
+        """Say that this process runs ``handler`` on ``executor``, which has its slots; opens what waited for it.
+
+        ``concurrency`` bounds how many attempts of it run at once (None: not by itself).
+        """
         assert executor in self.executors, "an executor is given its slots before its handlers"
         self.handlers[handler] = (executor, terms)
-        for lane in self.lanes.values():
-            if lane.handler == handler:
-                self._equip(lane)
-                self._release_misfits(lane)
-                if lane.spot is not self.open:
-                    lane.spot = None  # it may wait for the slots of another executor
-                self.reopen(lane)
+        self._bind(handler, concurrency)
+        for base in self.lanes.values():
+            if base.handler == handler:
+                for lane in base.family():
+                    self._equip(lane)
+                self._release_misfits(base)
+                for lane in base.family():
+                    if lane.spot is not self.open:
+                        lane.spot = None  # it may wait for the slots of another executor
+                    self.reopen(lane)
+
+    def _bind(self, handler: str, concurrency: int | None) -> None:
+        """Give the handler slots of its own; who runs already holds one."""
+        slots = self.bounds.get(handler)
+        if slots is not None:
+            slots.capacity = concurrency
+            self.wake(slots)
+        elif concurrency is not None:
+            slots = self.bounds[handler] = Slots("handler", handler, concurrency)
+            for queue in self.queues.values():
+                mine = (item for item in queue.running.items() if item[1].task.lane.handler == handler)
+                slots.running.update(mine)
 
     def set_executor(self, name: str, capacity: int) -> None:
         """Give an executor its number of slots."""
@@ -99,13 +101,29 @@ class Places(Struct, eq=False):
             self.executors[name] = Slots("executor", name, capacity)
         else:
             slots.capacity = capacity
-            self._wake(slots)
+            self.wake(slots)
 
     def set_queue(self, name: str, capacity: int | None) -> None:
         """Bound a queue's concurrency (None: unbounded)."""
         slots = self.queue(name)
         slots.capacity = capacity
-        self._wake(slots)
+        self.wake(slots)
+
+    def set_key_capacity(self, key: str, capacity: int) -> None:
+        """Let a capacity apply to a key instead of those that its runs were submitted with (for what-if questions)."""
+        self.limits.capacities[key] = capacity
+        for slots in self.limits.twins(key):
+            slots.capacity = capacity
+            self.wake(slots)
+
+    def set_aging(self, aging_us: int) -> None:
+        """Let waiting count as priority: one more for each ``aging_us`` that a run has been ready (0: never)."""
+        self.aging_us = aging_us
+        for lane in self.all_lanes():
+            lane.ready.age_by(aging_us)
+            head = lane.ready.head()
+            if lane.spot is not None and head is not None:
+                self.put(lane, lane.spot, key_of(head))
 
     def queue(self, name: str) -> Slots:
         """The queue of that name, made on first use."""
@@ -114,37 +132,109 @@ class Places(Struct, eq=False):
             slots = self.queues[name] = Slots("queue", name)
         return slots
 
+    # --- families of lanes -------------------------------------------------------------------------------------
+
     def lane(self, queue: str, handler: str) -> Lane:
-        """The lane of that handler in that queue, made on first use."""
+        """The plain lane of that handler in that queue, made on first use."""
         lane = self.lanes.get((queue, handler))
         if lane is None:
             slots = self.queue(queue)
             slots.lanes += 1
             lane = self.lanes[queue, handler] = Lane(handler, slots, f"{handler}\0{queue}".encode())
-            self._equip(lane)
+            self._add(lane)
         return lane
 
-    def let_go(self, lane: Lane) -> None:
-        """A task of ``lane`` is live no more. Without any, the lane is forgotten where there are many."""
-        lane.tasks -= 1
-        if lane.tasks or len(self.lanes) <= LANES_KEPT:
-            return
-        queue, woken_by = lane.queue, lane.woken_by
-        del self.lanes[queue.name, lane.handler]
-        lane.spot = lane.woken_by = None
-        if self._alone is lane:
-            self._alone = None
-        queue.lanes -= 1
-        if not queue.lanes and queue.capacity is None:
-            del self.queues[queue.name]
-        if woken_by is not None:
-            self._wake(woken_by)
+    def kin(self, base: Lane, needs: Needs) -> Lane:
+        """The lane of that family whose runs need that, made on first use."""
+        if needs == NO_NEEDS:
+            return base
+        if base.kin is None:
+            base.kin = {}
+        lane = base.kin.get(needs)
+        if lane is None:
+            limits, rates, task_id = needs
+            lane = base.kin[needs] = Lane(
+                base.handler, base.queue, base.named, base, needs,
+                keys=tuple([self.limits.at_key(need) for need in limits]),
+                rates=tuple([self.limits.bucket(need) for need in rates]),
+                pause=base.pause,
+            )  # fmt: skip
+            if task_id:
+                self.paused_tasks[task_id] = lane
+            self._add(lane)
+        return lane
+
+    def _add(self, lane: Lane) -> None:
+        self.lane_count += 1
+        lane.ready.aging_us = self.aging_us
+        self._equip(lane)
 
     def _equip(self, lane: Lane) -> None:
         known = self.handlers.get(lane.handler)
         if known is not None:
             lane.executor = self.executors[known[0]]
             lane.terms = None if known[1] == DEFAULT_TERMS else known[1]
+            lane.bound = self.bounds.get(lane.handler)
+        lane.limited = bool(lane.bound is not None or lane.keys or lane.rates)
+
+    def all_lanes(self) -> Iterator[Lane]:
+        """Every lane of every family."""
+        for base in tuple(self.lanes.values()):
+            yield from base.family()
+
+    def lane_of(self, run: Run) -> Lane:
+        """The lane in which ``run`` queues: its task's, or the one beside that where it holds its keys already."""
+        lane = run.task.lane
+        if not lane.keys or run.id_bytes not in lane.keys[0].running:
+            return lane
+        if lane.holding is None:
+            base = lane.base
+            assert base is not None, "a lane that needs keys is no base"
+            lane.holding = self.kin(base, ((), *lane.needs[1:]))
+            lane.holding.pause = lane.pause
+            lane.holding.tasks += 1
+        return lane.holding
+
+    def let_go(self, lane: Lane) -> None:
+        """A task of ``lane`` is live no more. Without any, the lane is forgotten where there are many."""
+        lane.tasks -= 1
+        if not lane.tasks and (self.lane_count > LANES_KEPT or lane.needs[2]):
+            self._forget(lane)
+
+    def _forget(self, lane: Lane) -> None:
+        base, woken_by = lane.base, lane.woken_by
+        if base is None:
+            if lane.kin:
+                return  # forgotten after them
+            del self.lanes[lane.queue.name, lane.handler]
+            self._leave_queue(lane.queue)
+        else:
+            self._leave_limits(lane)
+            assert base.kin is not None, "kin is known to its base"
+            del base.kin[lane.needs]
+        self.lane_count -= 1
+        lane.spot = lane.woken_by = None
+        if self._alone is lane:
+            self._alone = None
+        if woken_by is not None:
+            self.wake(woken_by)
+        if base is not None and not base.tasks and self.lane_count > LANES_KEPT:
+            self._forget(base)
+
+    def _leave_queue(self, queue: Slots) -> None:
+        queue.lanes -= 1
+        if not queue.lanes and queue.capacity is None:
+            del self.queues[queue.name]
+
+    def _leave_limits(self, lane: Lane) -> None:
+        for slots in lane.keys:
+            self.limits.leave_key(slots)
+        for bucket in lane.rates:
+            self.limits.leave_bucket(bucket)
+        if lane.holding is not None:
+            self.let_go(lane.holding)
+        if lane.needs[2] and self.paused_tasks.get(lane.needs[2]) is lane:
+            del self.paused_tasks[lane.needs[2]]
 
     # --- entering and leaving ----------------------------------------------------------------------------------
 
@@ -156,28 +246,38 @@ class Places(Struct, eq=False):
     def enter_lane(self, run: Run) -> None:
         """``run`` is Ready: it queues by priority, then by its order, in its lane."""
         lane = run.task.lane
+        if lane.keys:
+            lane = self.lane_of(run)
         run.where = Where.LANE
         ready = lane.ready
         key = ready.add(run)
         spot = lane.spot
         if spot is None:
             if ready.count == 1:
-                self._put(lane, self.open, key)
+                self.put(lane, self.open, key)
         elif key < lane.key:  # better than whoever was woken for the slots that are free now, perhaps
-            self._put(lane, self.open if spot.free else spot, key)
+            self.put(lane, self.open if spot.free else spot, key)
 
     def leave(self, run: Run) -> None:
         """Take ``run`` out of whatever place it is in."""
         where = run.where
-        run.where = Where.NOWHERE
+        lane = run.task.lane
         if where is Where.LANE:
-            run.task.lane.ready.remove(run)
-        elif where is Where.TIMER:
+            if lane.keys:
+                lane = self.lane_of(run)
+            run.where = Where.NOWHERE
+            lane.ready.remove(run)
+            return
+        run.where = Where.NOWHERE
+        if where is Where.TIMER:
             self.timers.remove(run)
         elif where is Where.HELD:
-            del run.task.lane.held[run.id_bytes]
+            assert lane.held is not None, "its lane keeps what it holds"
+            del lane.held[run.id_bytes]
         elif where is Where.MISFIT:
-            del run.task.lane.misfits[run.id_bytes]
+            misfits = (lane.base or lane).misfits
+            assert misfits is not None, "its family keeps its misfits"
+            del misfits[run.id_bytes]
         elif where is Where.QUARANTINE:
             del self.quarantined[run.id_bytes]
         elif where is Where.OVERLAP:
@@ -195,37 +295,64 @@ class Places(Struct, eq=False):
     def enter_held(self, run: Run) -> None:
         """``run`` is due, and a pause holds it; its state stays."""
         run.where = Where.HELD
-        run.task.lane.held[run.id_bytes] = run
+        lane = run.task.lane
+        if lane.held is None:
+            lane.held = {}
+        lane.held[run.id_bytes] = run
 
     def enter_misfit(self, run: Run) -> None:
         """``run`` is Ready, and its stored arguments do not fit the registered handler."""
         run.where = Where.MISFIT
-        run.task.lane.misfits[run.id_bytes] = run
+        base = run.task.lane.base or run.task.lane
+        if base.misfits is None:
+            base.misfits = {}
+        base.misfits[run.id_bytes] = run
 
     def enter_running(self, run: Run) -> None:
-        """An attempt of ``run`` takes its slots."""
+        """An attempt of ``run`` takes its slots, and its keys unless it holds them already."""
         run.where = Where.RUNNING
         lane = run.task.lane
         run_id = run.id_bytes
         lane.queue.running[run_id] = run
         if lane.executor is not None:
             lane.executor.running[run_id] = run
+        if lane.limited:
+            if lane.bound is not None:
+                lane.bound.running[run_id] = run
+            self.hold_keys(run)
         if run.lost_streak >= 2:
             self.on_trial[run_id] = run
 
+    def hold_keys(self, run: Run) -> None:
+        """``run`` holds the keys it needs."""
+        for slots in run.task.lane.keys:
+            slots.running[run.id_bytes] = run
+
+    def release_keys(self, run: Run) -> None:
+        """``run`` holds no key any more, if it held any; the best lanes waiting for them are woken."""
+        for slots in run.task.lane.keys:
+            if slots.running.pop(run.id_bytes, None) is not None:
+                for twin in self.limits.twins(slots.name):
+                    if twin.waiting:
+                        self.wake(twin)
+
     def leave_running(self, run: Run) -> None:
-        """The attempt of ``run`` gives its slots back; the best lane waiting for each is woken."""
+        """The attempt of ``run`` gives its slots back; the best lane waiting for each is woken. Keys are another matter."""
         run.where = Where.NOWHERE
         lane = run.task.lane
         run_id = run.id_bytes
         queue, executor = lane.queue, lane.executor
         del queue.running[run_id]
         if queue.waiting:
-            self._wake(queue)
+            self.wake(queue)
         if executor is not None and executor.running.pop(run_id, None) is None:
             executor = self._leave_former_executor(run_id)
         if executor is not None and executor.waiting:
-            self._wake(executor)
+            self.wake(executor)
+        if lane.limited and lane.bound is not None:
+            del lane.bound.running[run_id]
+            if lane.bound.waiting:
+                self.wake(lane.bound)
         if self.on_trial and self.on_trial.pop(run_id, None) is not None:
             self._end_trial()
 
@@ -240,7 +367,7 @@ class Places(Struct, eq=False):
         self.leave(run)
         run.where = Where.QUARANTINE
         self.quarantined[run.id_bytes] = run
-        self.reopen(run.task.lane)
+        self.reopen(self.lane_of(run))
 
     def _end_trial(self) -> None:
         """Whoever was set aside is back in line; the best of them that can start is the next on trial."""
@@ -249,12 +376,13 @@ class Places(Struct, eq=False):
         for run in released:
             self.enter_lane(run)
 
-    def _release_misfits(self, lane: Lane) -> None:
-        lane.unfit.clear()
-        lane.outdated = {run_id for run_id, run in lane.queue.running.items() if run.task.lane is lane}
-        released = list(lane.misfits.values())
-        lane.misfits.clear()
-        for run in released:
+    def _release_misfits(self, base: Lane) -> None:
+        base.unfit = None
+        base.outdated = {
+            run_id for run_id, run in base.queue.running.items() if (run.task.lane.base or run.task.lane) is base
+        }
+        released, base.misfits = base.misfits, None
+        for run in (released or {}).values():
             self.enter_lane(run)
 
     # --- pauses ------------------------------------------------------------------------------------------------
@@ -265,26 +393,74 @@ class Places(Struct, eq=False):
         for lane in self.lanes.values():
             self.apply_pauses(lane, pauses)
 
-    def apply_pauses(self, lane: Lane, pauses: dict[tuple[str, str], PauseMark]) -> None:
-        """The same for one lane."""
-        before = lane.pause
-        lane.pause = pauses.get(("queue", lane.queue.name)) or pauses.get(("handler", lane.handler))
-        if before is not None and lane.pause is None:
-            held = list(lane.held.values())
-            lane.held.clear()
-            for run in held:
+    def apply_pauses(self, base: Lane, pauses: dict[tuple[str, str], PauseMark]) -> None:
+        """The same for one family; the pauses of single tasks stay."""
+        before, pause = base.pause, pauses.get(("queue", base.queue.name)) or pauses.get(("handler", base.handler))
+        if before is pause:
+            return
+        for lane in base.family():
+            task_id = lane.needs[2]
+            self._set_pause(lane, pause or (pauses[("task", task_id.hex())] if task_id else None))
+
+    def _set_pause(self, lane: Lane, pause: PauseMark | None) -> None:
+        before, lane.pause = lane.pause, pause
+        if before is not None and pause is None:
+            held, lane.held = lane.held, None
+            for run in (held or {}).values():
                 self.enter_timer(run, run.until)
             self.reopen(lane)
+
+    def pause_task(self, task: Task, mark: PauseMark) -> None:
+        """``task`` goes on in a lane of its own, which is paused."""
+        base = task.lane.base or task.lane
+        lane = self.kin(base, (*task.lane.needs[:2], task.id))
+        lane.pause = base.pause or mark
+        self._exchange_lane(task, lane)
+
+    def resume_task(self, task: Task) -> None:
+        """``task`` goes back among the others that need the same."""
+        base = task.lane.base
+        assert base is not None, "the lane of a paused task is no base"
+        self._exchange_lane(task, self.kin(base, (*task.lane.needs[:2], b"")))
+
+    def _exchange_lane(self, task: Task, lane: Lane) -> None:
+        moved = [run for run in task.live_runs() if run.where is Where.LANE or run.where is Where.HELD]
+        where = [run.where for run in moved]
+        for run in moved:
+            former = self.lane_of(run)
+            self.leave(run)
+            former.ready.purge(run)
+        before, task.lane = task.lane, lane
+        lane.tasks += 1
+        for run, its in zip(moved, where, strict=True):
+            if its is Where.LANE:
+                self.enter_lane(run)
+            elif lane.pause is not None:
+                self.enter_held(run)
+            else:
+                self.enter_timer(run, run.until)
+        self.let_go(before)
+
+    def held_runs(self) -> Iterator[Run]:
+        """The runs that are due and held by a pause other than the engine's."""
+        for base in self.lanes.values():
+            if base.pause is not None:
+                for lane in base.family():
+                    yield from (lane.held or {}).values()
+        for lane in self.paused_tasks.values():
+            if lane.base is not None and lane.base.pause is None:
+                yield from (lane.held or {}).values()
 
     def reopen(self, lane: Lane) -> None:
         """A parked lane may start again."""
         if lane.spot is None and (head := lane.ready.head()) is not None:
-            self._put(lane, self.open, _key(head))
+            self.put(lane, self.open, key_of(head))
 
     # --- dispatch ----------------------------------------------------------------------------------------------
 
     def guard(self, lane: Lane) -> Slots | PauseMark | str | None:
-        """What blocks a lane now: a pause, ``"handler"``, full slots, or nothing; in this order of precedence."""
+        """What blocks a lane now: a pause, ``"handler"``, full slots (of the queue, the executor, the handler, a key), a
+        rate without a token, or nothing; in this order of precedence."""
         if lane.pause is not None:
             return lane.pause
         executor = lane.executor
@@ -295,6 +471,17 @@ class Places(Struct, eq=False):
             return queue
         if executor.capacity is not None and len(executor.running) >= executor.capacity:
             return executor
+        return self._limit(lane) if lane.limited else None
+
+    def _limit(self, lane: Lane) -> Slots | None:
+        if lane.bound is not None and not lane.bound.free:
+            return lane.bound
+        for slots in lane.keys:
+            if not slots.free:
+                return slots
+        for bucket in lane.rates:
+            if bucket.next_at > self.now:
+                return bucket
         return None
 
     def next_run(self) -> Run | None:
@@ -308,14 +495,14 @@ class Places(Struct, eq=False):
             chain = self._chain
             if chain is not None:
                 self._chain = None
-                self._wake(chain)
+                self.wake(chain)
             lane = self._next_lane()
             if lane is None:
                 return None
             head = lane.ready.head()
             self._chain, lane.woken_by = lane.woken_by, None
-            if head is not None and (key := _key(head)) != lane.key:  # woken for a run that is gone: another may try
-                self._put(lane, self.open, key)
+            if head is not None and (key := key_of(head)) != lane.key:  # woken for a run that is gone: another may try
+                self.put(lane, self.open, key)
                 continue
             if head is None:
                 continue
@@ -327,7 +514,7 @@ class Places(Struct, eq=False):
                 self._next_of(lane, head)
                 return head
             if isinstance(blocker, Slots):
-                self._put(lane, blocker, lane.key)
+                self.put(lane, blocker, lane.key)
 
     def _next_lane(self) -> Lane | None:
         """The lane to look at: the one just started from while it is alone, else the best open one."""
@@ -336,12 +523,12 @@ class Places(Struct, eq=False):
             self._alone = None
             head = lane.ready.head()
             if head is not None:
-                key = _key(head)
+                key = key_of(head)
                 if not self.open.waiting:
                     lane.key = key
                     return lane
-                self._put(lane, self.open, key)
-        return self._pop(self.open)
+                self.put(lane, self.open, key)
+        return self.pop(self.open)
 
     def _next_of(self, lane: Lane, head: Run) -> None:
         """``head`` of ``lane`` is about to start: what comes after it competes with the other open lanes, if any."""
@@ -350,11 +537,11 @@ class Places(Struct, eq=False):
             return
         following = lane.ready.bound_after(head)
         if following is not None:
-            self._put(lane, self.open, following)
+            self.put(lane, self.open, following)
 
     def startable(self, run: Run) -> bool:
         """Whether a run that falls due now may start at once, ahead of nobody."""
-        lane = run.task.lane
+        lane = self.lane_of(run)
         return (
             run.lost_streak < 2
             and not lane.ready.count
@@ -371,125 +558,33 @@ class Places(Struct, eq=False):
         found.sort(key=_turn)
         return found
 
-    def next_timer(self) -> int | None:
-        """The instant of the earliest timer or deadline to start, if any."""
-        due = self.timers.next_due() if self.engine_pause is None else None
-        deadline = self.timers.next_deadline()
-        return deadline if due is None or (deadline is not None and deadline < due) else due
-
-    def trim(self, live: int) -> None:
-        """Look through the heaps that no other call keeps small, where most is outdated. ``live``: how many live runs."""
-        self.timers.trim(live)
-        if self._puts <= PUTS_BEFORE_TRIM + 2 * len(self.lanes):
-            return
-        self._puts = 0
-        for spot in (self.open, *self.queues.values(), *self.executors.values()):
-            spot.waiting[:] = [entry for entry in spot.waiting if _is_there(entry, spot)]
-            heapify(spot.waiting)
-
-    # --- lanes in heaps ----------------------------------------------------------------------------------------
-
-    def _put(self, lane: Lane, spot: Slots, key: Key) -> None:
-        lane.spot, lane.key = spot, key
-        self._serial += 1
-        self._puts += 1
-        heappush(spot.waiting, (key[0], key[1], self._serial, lane))
-
-    def _pop(self, spot: Slots) -> Lane | None:
-        waiting = spot.waiting
-        while waiting:
-            entry = heappop(waiting)
-            if _is_there(entry, spot):
-                entry[3].spot = None
-                return entry[3]
-        return None
-
-    def _wake(self, slots: Slots) -> None:
-        """Slots have become free: the best lane that waits for them may try."""
-        if not slots.free:
-            return
-        while (lane := self._pop(slots)) is not None:
-            head = lane.ready.head()
-            if head is None:
-                continue
-            key = _key(head)
-            if key == lane.key:
-                lane.woken_by = slots
-                self._put(lane, self.open, key)
-                return
-            self._put(lane, slots, key)
-
     # --- questions ---------------------------------------------------------------------------------------------
 
     def reason(self, run: Run, now: int) -> Reason | None:
         """What ``run`` waits for, made by the guards that hold it back; None for a run that has ended."""
-        lane = run.task.lane
-        match run.where:
-            case Where.NOWHERE:
-                return None
-            case Where.RUNNING:
-                assert run.attempt is not None
-                return InProgress(run.attempt.id, run.attempt.started_at)
-            case Where.MISFIT:
-                return ArgumentsMisfit(lane.handler)
-            case Where.QUARANTINE:
-                return TakesItsTurn(next(iter(self.on_trial), None))
-            case Where.OVERLAP:
-                return _previous(run)
-            case Where.TIMER if self.engine_pause is None or run.until > now:
-                return NotYetDue(run.until, run.state is RunState.RETRY_WAIT)
-            case _:
-                return self._blocked(run, lane)
-
-    def _blocked(self, run: Run, lane: Lane) -> Reason:
-        pause = self.engine_pause or lane.pause
-        if pause is not None:
-            return Paused(pause.scope, pause.name, pause.at, pause.by)
-        blocker = self.guard(lane)
-        if isinstance(blocker, Slots):
-            return NoFreeSlot(blocker.kind, blocker.name, blocker.capacity or 0, tuple(blocker.running))
-        if blocker == "handler":
-            return HandlerMissing(lane.handler)
-        key = _key(run)
-        return AheadInLine(sum(1 for other in lane.ready if _key(other) < key))
+        return reason_of(self, run, now)
 
     def blocked_count(self, ready: int) -> int:
         """How many of the ``ready`` Ready runs something holds back: all but those of open lanes, of which few are left."""
         if self.engine_pause is not None:
             return ready
-        lanes = [entry[3] for entry in self.open.waiting if _is_there(entry, self.open)]
+        lanes = [entry[3] for entry in self.open.waiting or () if is_there(entry, self.open)]
         lanes += [] if self._alone is None else [self._alone]
         return ready - sum(lane.ready.count for lane in lanes if self.guard(lane) is None)
 
     def dispose(self) -> None:
         """Let go of every run, so that the cycles through them can be freed."""
-        for slots in (*self.queues.values(), *self.executors.values(), self.open):
+        for slots in (*self.all_slots(), self.open):
             slots.running.clear()
-            slots.waiting.clear()
-        for lane in self.lanes.values():
+            slots.waiting = None
+        for lane in self.all_lanes():
             lane.ready.clear()
-            lane.held.clear()
-            lane.misfits.clear()
+            lane.held = lane.misfits = lane.base = lane.kin = lane.holding = lane.spot = lane.woken_by = None
         self.timers.clear()
-        self.lanes.clear()
-        self.quarantined.clear()
-        self.on_trial.clear()
-
-
-def _key(run: Run) -> Key:
-    return -run._effective_priority, run.order  # noqa: SLF001 - the hot path; Run is a RunInstance
-
-
-def _is_there(entry: tuple[int, int, int, Lane], spot: Slots) -> bool:
-    """Whether an entry of a heap of lanes still stands for its lane."""
-    lane = entry[3]
-    return lane.spot is spot and lane.key == entry[:2]
-
-
-def _previous(run: Run) -> PreviousLive:
-    schedule = run.task.extra.schedule
-    assert schedule is not None
-    return PreviousLive(tuple(other.id_bytes for other in earlier_runs(run)), schedule.rule.overlap)
+        self.limits.clear()
+        for held in (self.lanes, self.paused_tasks, self.quarantined, self.on_trial):
+            held.clear()
+        self._chain = self._alone = None
 
 
 def _turn(run: Run) -> tuple[int, int, int]:

@@ -52,12 +52,29 @@ class ArgumentsMisfit(Struct, frozen=True, tag=True):
 
 
 class NoFreeSlot(Struct, frozen=True, tag=True):
-    """A queue's or an executor's slots are all taken, by these runs."""
+    """The slots of a queue, an executor or a handler are all taken, by these runs."""
 
     kind: str
     name: str
     capacity: int
     holders: tuple[bytes, ...]
+
+
+class KeyHeld(Struct, frozen=True, tag=True):
+    """As many runs as it may have hold a key; released when one of these ends, or goes to a state it is not held over."""
+
+    key: str
+    capacity: int
+    holders: tuple[bytes, ...]
+
+
+class RateLimited(Struct, frozen=True, tag=True):
+    """A rate has no token left until an instant: ``count`` in ``per_us`` microseconds."""
+
+    key: str
+    count: int
+    per_us: int
+    until: int
 
 
 class TakesItsTurn(Struct, frozen=True, tag=True):
@@ -92,6 +109,8 @@ Reason = (
     | HandlerMissing
     | ArgumentsMisfit
     | NoFreeSlot
+    | KeyHeld
+    | RateLimited
     | TakesItsTurn
     | AheadInLine
     | PreviousLive

@@ -324,6 +324,7 @@ def project(state: State) -> Projection:
         if not stands:
             state.dirty_entries["schedule_ended", key] = body
     state.dirty_schedules.clear()
+    state.places.limits.forget_passed(state.last_at, state.dirty_entries)
     entries = [(kind, key, body) for (kind, key), body in state.dirty_entries.items()]
     state.dirty_entries.clear()
     return Projection(state.last_seq, tasks, runs, attempts, tags, facts, entries)

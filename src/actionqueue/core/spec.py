@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from actionqueue.core.errors import InvalidSubmission, LimitExceeded, NotSupported, PayloadTooLarge
 from actionqueue.core.ids import NIL, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
+from actionqueue.core.needs import KeyNeed, Limit, Rate, RateNeed, need_problems
 from actionqueue.core.retry import ATTEMPTS_MAX, Backoff
 from actionqueue.core.rules import Rule, rule_problems
 from actionqueue.core.timetables import Cron, Repeat
@@ -64,7 +65,8 @@ class TaskConstraints(Struct, frozen=True):
     """How a task's runs are tried. Written out it means one attempt; handlers declare three by default.
 
     ``timeout_us`` and ``expires_us`` (the deadline to start, after submission) are microseconds > 0. ``timeout_us``
-    and ``backoff`` left unset are read from the registered handler at each start.
+    and ``backoff`` left unset are read from the registered handler at each start. ``concurrency_key`` (capacity 1),
+    ``limits`` and ``rates`` name keys as they are, without templates; ``hold`` lists the states over which keys are kept.
     """
 
     max_attempts: int = 1
@@ -72,6 +74,10 @@ class TaskConstraints(Struct, frozen=True):
     backoff: Backoff | None = None
     expires_us: int | None = None
     queue: str = DEFAULT_QUEUE
+    concurrency_key: str | None = None
+    limits: tuple[Limit, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    hold: tuple[str, ...] = ()
 
 
 class TaskMetadata(Struct, frozen=True):
@@ -138,6 +144,9 @@ class TaskOptions(Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
     description: str | None = None
     content_type: str | None = None
+    limits: tuple[KeyNeed, ...] = ()
+    rates: tuple[RateNeed, ...] = ()
+    hold: tuple[str, ...] = ()
 
 
 NO_OPTIONS = TaskOptions()
@@ -245,6 +254,8 @@ def option_problems(options: TaskOptions) -> dict[str, str | None]:
         problems["description"] = _encoding_problem(options.description)
     if options.content_type is not None:
         problems["content_type"] = text_problem(options.content_type, NAME_CHARACTERS_MAX)
+    if options.limits or options.rates or options.hold:
+        problems |= need_problems(options.limits, options.rates, options.hold)
     return problems
 
 

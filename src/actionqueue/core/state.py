@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from actionqueue.core.lanes import Lane
+from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.places import Places
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import AttemptTerms
@@ -284,6 +285,8 @@ class Run(RunInstance, gc=False, eq=False):
     """Its neighbours among the Ready runs of its lane (``core/ready.py``)."""
     started_at: int | None = None
     error_kind: str | None = None
+    rank: int = 0
+    """While it is Ready: the first part of its key (``core/ready.py``)."""
 
     @property
     def token(self) -> bytes:
@@ -301,10 +304,16 @@ class Declaration(Struct, frozen=True, array_like=True):
     expires_us: int | None = None
     tags: tuple[str, ...] = ()
     signature: str = ""
+    limits: tuple[KeyNeed, ...] = ()
+    """Keys and rates as templates over the arguments."""
+    rates: tuple[RateNeed, ...] = ()
+    hold: tuple[str, ...] = ()
+    defaults: dict[str, str] = {}
+    """What a template shows of parameters that are left out."""
 
 
 class PauseMark(Struct, frozen=True, array_like=True):
-    """A pause in force: of the engine, a queue or a handler; who set it and when."""
+    """A pause in force: of the engine, a queue, a handler or a task (by its id in hex); who set it and when."""
 
     scope: str
     name: str

@@ -234,8 +234,8 @@ def _submitted(item: Submission, declared: Declaration | None, now: int, base: i
         max_attempts = declared.max_attempts if declared is not None else 3
     if expires_us is None and declared is not None:
         expires_us = declared.expires_us
-    if declared is not None and declared.tags and options is None:
-        options = TaskOptions(tags=declared.tags)
+    if declared is not None and declared.tags and (options is None or not options.tags):
+        options = replace(options or NO_OPTIONS, tags=declared.tags)
     due_at = now
     if item.at_us is not None:
         due_at = max(item.at_us, now)
@@ -392,6 +392,8 @@ def apply_submitted(state: State, event: TaskSubmitted) -> None:
     task_id, at = event.task_id, event.at
     lane = places.lanes.get((event.queue, event.handler)) or new_lane(state, event.queue, event.handler)
     extra = NO_EXTRA if rare is None else extra_of(rare)
+    if rare is not None:
+        lane = limited_lane(state, lane, rare.options, task_id)
     lane.tasks += 1
     task = Task(task_id, lane, event.priority, event.max_attempts, at, event.payload_digest, event.payload_bytes, extra)
     state.tasks[task_id] = task
@@ -412,6 +414,8 @@ def apply_run_added(state: State, event: RunAdded) -> None:
     image = event.image
     if image is not None:
         lane = state.places.lanes.get((image.queue, image.handler)) or new_lane(state, image.queue, image.handler)
+        if image.rare is not None:
+            lane = limited_lane(state, lane, image.rare.options, image.task_id)
         lane.tasks += 1
         task = Task(
             image.task_id,
@@ -517,6 +521,17 @@ def new_lane(state: State, queue: str, handler: str) -> Lane:
     """A lane that has not been used yet, under whatever pauses are in force."""
     lane = state.places.lane(queue, handler)
     state.places.apply_pauses(lane, state.pauses)
+    return lane
+
+
+def limited_lane(state: State, base: Lane, options: TaskOptions, task_id: bytes) -> Lane:
+    """The lane of the family of ``base`` for a task with these options; one of its own while it is paused by itself."""
+    mark = state.pauses.get(("task", task_id.hex())) if state.pauses else None
+    if not options.limits and not options.rates and mark is None:
+        return base
+    lane = state.places.kin(base, (options.limits, options.rates, b"" if mark is None else task_id))
+    if mark is not None:
+        lane.pause = base.pause or mark
     return lane
 
 

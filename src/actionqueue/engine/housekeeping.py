@@ -200,8 +200,8 @@ class Housekeeping:
         missing: list[str] = []
 
         def look(turn: Turn) -> None:
-            lanes = engine.writer.machine.state.places.lanes.values()
-            missing.extend(lane.handler for lane in lanes if lane.ready and lane.executor is None)
+            lanes = engine.writer.machine.state.places.all_lanes()
+            missing.extend({lane.handler for lane in lanes if lane.ready and lane.executor is None})
             turn.settled.append((ticket, None))
 
         if all(each in self._warned for each in missing) and not engine.has_unequipped_lanes():

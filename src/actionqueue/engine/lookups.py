@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import msgpack
 
-from actionqueue.core.control import CancelRun, CancelTask, Reprioritize, Reschedule
+from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.loading import attempt_from
 from actionqueue.core.machine import Command
@@ -34,6 +34,9 @@ def attach(reader: Reader, command: Command) -> None:
             command.known_state = None if row is None or row[4] < FIRST_TERMINAL else row[4]
         case CancelTask():
             command.known = command.task_id in reader.tasks_by_id([command.task_id])
+        case Pause() | Resume():
+            task_id = command.task_id
+            command.known = task_id is not None and task_id in reader.tasks_by_id([task_id])
         case _:
             return
 

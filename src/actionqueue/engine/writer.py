@@ -456,8 +456,7 @@ class Writer:
             return False
         backing_off = state.counts[RETRY_WAIT]
         if backing_off and places.engine_pause is None:
-            for lane in places.lanes.values():
-                backing_off -= sum(1 for run in lane.held.values() if run.state.value == "retry_wait")
+            backing_off -= sum(1 for run in places.held_runs() if run.state.value == "retry_wait")
             return backing_off == 0
         return True
 
