@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core.errors import InvalidSubmission, LimitExceeded, NotSupported, PayloadTooLarge
+from actionqueue.core.errors import InvalidSubmission, LimitExceeded, PayloadTooLarge
 from actionqueue.core.ids import NIL, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.needs import KeyNeed, Limit, Rate, RateNeed, need_problems
@@ -286,13 +286,12 @@ def check_count(count: int, maximum: int = SUBMIT_MANY_MAX) -> None:
         )
 
 
-def once(policy: object) -> Once:
-    """The policy if this version runs it, else ``NotSupported``."""
+def policy_of(policy: object) -> tuple[Once, Rule | None]:
+    """A policy as it is recorded: when its run is due, or the rule of its schedule. Raises ``InvalidSubmission``."""
     if isinstance(policy, Once):
-        return policy
+        return policy, None
     if isinstance(policy, Repeat | Cron):
-        raise NotSupported(
-            f"{type(policy).__name__} schedules are not run by this version; submit with delay= or at=",
-            problems={"schedule": "Repeat and Cron are not run by this version"},
-        )
-    raise InvalidSubmission("schedule: not a policy; give Once", problems={"schedule": "not a policy"})
+        return NOW, policy.rule()
+    raise InvalidSubmission(
+        "policy: give Once(…), Repeat(…) or Cron(…)", problems={"policy": f"is a {type(policy).__name__}"}
+    )

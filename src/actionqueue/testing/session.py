@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from actionqueue.core.epochs import SERVED, Declare
+from actionqueue.core.epochs import SERVED
 from actionqueue.core.errors import NotRunning
 from actionqueue.core.machine import Command
 from actionqueue.core.submission import Submit
 from actionqueue.engine.tickets import Ticket
 from actionqueue.line import EngineLine, Read
 from actionqueue.session import Session
+from actionqueue.task import declaring
 
 if TYPE_CHECKING:
     from actionqueue.engine.engine import Engine
@@ -40,7 +41,7 @@ class SimulatedSession(Session):
         stepper = self._simulation.stepper
         if stepper is not None:
             stepper.engine.register(task.runnable, task.declared.executor, task.declared.terms)
-            stepper.engine.post(Declare([task.declaration()]))
+            stepper.engine.post(declaring([task]))
             stepper.settle()
 
     def read_inbox(self, timeout_s: float) -> bool:
