@@ -135,7 +135,7 @@ def _skipped(schedule: Schedule, run: Run, now: int, until: int, reason: str) ->
         before = timetable_of(schedule).last_until(last - 1) if count > 1 else None
         return OccurrencesSkipped(
             now, schedule.task_id, run.id_bytes, count - 1, schedule.cursor, last if before is None else before, reason,
-            None, last=True,
+            last, last=True, ends=True,
         )  # fmt: skip
     return OccurrencesSkipped(
         now, schedule.task_id, run.id_bytes, count, schedule.cursor, last, reason, following,

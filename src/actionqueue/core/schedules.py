@@ -53,7 +53,7 @@ class RunDerived(Struct, frozen=True, array_like=True, tag=30, gc=False):
 class OccurrencesSkipped(Struct, frozen=True, array_like=True, tag=31):
     """``count`` occurrences from ``first`` to ``until`` do not happen; the pending run is now that of ``nominal``.
 
-    ``nominal`` None: there is no other occurrence, and the pending run, of the last one, is Canceled for ``reason``.
+    ``ends``: that is the last one, which does not happen either, and its run is Canceled for ``reason``.
     """
 
     at: int
@@ -63,8 +63,9 @@ class OccurrencesSkipped(Struct, frozen=True, array_like=True, tag=31):
     first: int
     until: int
     reason: str
-    nominal: int | None = None
+    nominal: int
     last: bool = False
+    ends: bool = False
 
 
 class OccurrenceWaits(Struct, frozen=True, array_like=True, tag=32):
@@ -335,13 +336,13 @@ def apply_skipped(state: State, event: OccurrencesSkipped) -> None:
     schedule.over = event.last
     state.occurrences_skipped += event.count
     state.dirty_schedules[schedule.task_id] = schedule
-    if event.nominal is None:
-        schedule.cursor, schedule.pending = event.until, None
-        cancel_waiting(state, run, event.at, event.reason)
-        return
     schedule.cursor = event.nominal
     state.places.leave(run)
     run.reschedule(event.nominal)
+    if event.ends:
+        schedule.pending = None
+        cancel_waiting(state, run, event.at, event.reason)
+        return
     state.places.enter_timer(run, submission.occurs_at(schedule.rule, event.nominal, event.run_id))
     state.places.timers.watch_deadline(run)
     state.dirty_runs[event.run_id] = run

@@ -277,7 +277,7 @@ class Writer:
             self._after_end(event.run_id, turn)
         elif kind is CancelRequested:
             self._stop_run(self.machine.state.runs[event.run_id], event.how, event.at, turn)
-        elif kind is OccurrencesSkipped and event.nominal is None:
+        elif kind is OccurrencesSkipped and event.ends:
             self._after_end(event.run_id, turn)
 
     def _called(self, report: Called, now: int) -> None:
