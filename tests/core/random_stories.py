@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.epochs import Declare, Prune
 from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import Delays
-from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.spec import NO_OPTIONS, TaskOptions
 from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output
 from actionqueue.core.submission import RetryRun

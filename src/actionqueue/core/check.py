@@ -201,12 +201,17 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
 
 def _named(lane: Lane) -> str:
     limits, rates, task_id = lane.needs
-    return "/".join((lane.queue.name, lane.handler, *(need.key for need in (*limits, *rates)), task_id.hex()))
+    keys = [*(need.key for need in limits), *(need.key for need in rates)]
+    return "/".join((lane.queue.name, lane.handler, *keys, task_id.hex())).rstrip("/")
 
 
 def _family_problems(state: State, names: tuple[str, str], base: Lane, mine: list[Run]) -> Iterator[str]:
     places = state.places
-    if base.base is not None or names != (base.queue.name, base.handler) or places.queues[base.queue.name] is not base.queue:
+    if (
+        base.base is not None
+        or names != (base.queue.name, base.handler)
+        or places.queues[base.queue.name] is not base.queue
+    ):
         yield "it is not filed under its names"
     if (base.misfits or {}) != {run.id_bytes: run for run in mine if run.where is Where.MISFIT}:
         yield "its MISFIT runs are not those it keeps"

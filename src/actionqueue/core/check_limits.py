@@ -63,7 +63,8 @@ def limit_problems(state: State) -> Iterator[str]:
         if bucket.running:
             yield f"rate {bucket.name}: a token is held"
         if bucket.waiting and (
-            bucket.wake_at is None or not any(entry[:1] == (bucket.wake_at,) and entry[2] is bucket for entry in limits.timers)
+            bucket.wake_at is None
+            or not any(entry[:1] == (bucket.wake_at,) and entry[2] is bucket for entry in limits.timers)
         ):
             yield f"rate {bucket.name}: lanes wait for it, and no timer will wake them"
     for key, meter in limits.meters.items():

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import field
 
-from actionqueue.core.lanes import NO_NEEDS, Bucket, Lane, Needs, Slots
+from actionqueue.core.lanes import NO_NEEDS, Lane, Needs, Slots
 from actionqueue.core.reasons import Reason, Where
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.waking import Waking, is_there, key_of
