@@ -306,11 +306,24 @@ class Story:
                 self.names[f"n{len(self.names)}"] = (event.task_id, event.run_id)
             if not self.checked:
                 continue
+            if type(event) is AttemptStarted:
+                self._witness_start(event)
             self.shadow.apply(event)
             problems = check(self.shadow.state)
             assert not problems, (event, problems)
         for run_id, run in (*self.state.runs.items(), *self.state.dirty_runs.items()):
             self.seen[run_id] = run
+
+    def _witness_start(self, event: AttemptStarted) -> None:
+        """Before a start: there is room at each of its keys, unless it holds them, and a token of each of its rates."""
+        run = self.shadow.state.runs[event.run_id]
+        places, options = self.shadow.state.places, run.task.extra.options
+        for need in options.limits:
+            holders = places.limits.keys[need.key].running
+            assert event.run_id in holders or len(holders) < need.capacity, f"{need} is held by {len(holders)} already"
+        for rate in options.rates:
+            ahead = places.limits.meters[rate.key].tat - (rate.burst - 1) * rate.interval_us - event.at
+            assert ahead <= 0, f"{rate} has no token for another {ahead} us"
 
     def _agree(self) -> None:
         """What holds after every step."""

@@ -212,7 +212,8 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
 
 def _named(lane: Lane) -> str:
     limits, rates, task_id = lane.needs
-    return "/".join((lane.queue.name, lane.handler, *(need.key for need in (*limits, *rates)), task_id.hex()))
+    keys = [*(need.key for need in limits), *(need.key for need in rates)]
+    return "/".join((lane.queue.name, lane.handler, *keys, task_id.hex())).rstrip("/")
 
 
 def _family_problems(state: State, names: tuple[str, str], base: Lane, mine: list[Run]) -> Iterator[str]:

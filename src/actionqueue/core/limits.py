@@ -10,9 +10,9 @@ end passes ``attempts.end_run``, which gives them back.
 
 **A rate** is a token bucket, kept as the *generic cell rate algorithm* keeps it (ITU-T I.371, annex A, the virtual
 scheduling form): one instant per key, the theoretical arrival time ``tat``, from which the bucket is full. With an
-interval of ``per / count`` between tokens a start at ``now`` is allowed if ``tat - (burst - 1) * interval <= now``, and moves
-``tat`` to ``max(tat, now) + interval``. The instants are those recorded in started events, so replay gives the same fill.
-It is a durable entry (kind ``rate``) while it is in the future, and forgotten when a projection finds that it has passed.
+interval of ``per / count`` between tokens a start at ``now`` is allowed if ``tat - (burst - 1) * interval <= now``, and
+moves ``tat`` to ``max(tat, now) + interval``. The instants are those recorded in started events, so replay gives the same
+fill. It is a durable entry (kind ``rate``) while it is in the future, and forgotten when a projection finds it has passed.
 
 Knows: the slots of keys, the meters and buckets of rates. Must not know: which lane waits for what; ``core/places.py``.
 """

@@ -122,13 +122,8 @@ def need_problems(
     limits: Sequence[KeyNeed], rates: Sequence[RateNeed], hold: Sequence[str]
 ) -> Iterator[tuple[str, str | None]]:
     """(field, problem) of everything that is wrong with a task's needs."""
-    for field, needs in (("limits", limits), ("rates", rates)):
-        if len(needs) > LIMITS_MAX:
-            yield field, f"more than {LIMITS_MAX}"
-        seen: set[str] = set()
-        for n, need in enumerate(needs):
-            yield f"{field}[{n}]", _text_problem(need.key) or ("the same key twice" if need.key in seen else None)
-            seen.add(need.key)
+    yield from _key_problems("limits", [need.key for need in limits])
+    yield from _key_problems("rates", [need.key for need in rates])
     for n, need in enumerate(limits):
         yield f"limits[{n}].capacity", _whole(need.capacity, CAPACITY_MAX)
     for n, each in enumerate(rates):
@@ -138,6 +133,13 @@ def need_problems(
     unknown = [state for state in hold if state not in HOLD_STATES]
     if unknown or len(set(hold)) < len(hold):
         yield "hold", f"give any of {', '.join(HOLD_STATES)}, each once"
+
+
+def _key_problems(field: str, keys: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    if len(keys) > LIMITS_MAX:
+        yield field, f"more than {LIMITS_MAX}"
+    for n, key in enumerate(keys):
+        yield f"{field}[{n}]", _text_problem(key) or ("the same key twice" if key in keys[:n] else None)
 
 
 def _text_problem(value: object) -> str | None:

@@ -153,7 +153,8 @@ class ReadyRuns(Struct, eq=False, gc=False):
 
     def _drop_level(self) -> None:
         """The first level is empty: the next one is the first now."""
-        assert self._ranks and self._others, "there is another level"
+        assert self._ranks, "there is another level"
+        assert self._others, "there is another level"
         self._rank = heappop(self._ranks)
         self._level = self._others.pop(self._rank)
 
@@ -173,7 +174,8 @@ class ReadyRuns(Struct, eq=False, gc=False):
         return best
 
     def _forget_level(self, rank: int) -> None:
-        assert self._ranks and self._others, "there is another level"
+        assert self._ranks, "there is another level"
+        assert self._others, "there is another level"
         del self._others[rank]
         self._ranks.remove(rank)
         heapify(self._ranks)

@@ -15,6 +15,7 @@ from actionqueue.core import attempts, control, submission
 from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, Progress
 from actionqueue.core.control import CancelRequested, TaskCanceled
 from actionqueue.core.epochs import Declare, Prune
+from actionqueue.core.equipment import Equipment, equipment_of
 from actionqueue.core.errors import ActionQueueError, StoreError, StoreUnavailable, UnknownRun, UnknownTask
 from actionqueue.core.lanes import Slots
 from actionqueue.core.machine import Command, Machine
@@ -28,7 +29,7 @@ from actionqueue.engine.stopping import Stopping
 from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended, Post, Turn
 from actionqueue.executors.port import Assignment, Called, Report, Runnable
-from actionqueue.store.codec import encode_slots, summary_of
+from actionqueue.store.codec import encode_equipment, encode_slots, summary_of
 
 POSTS_PER_STEP_MAX = 256
 PROJECTION_DELAY_US = 100_000
@@ -54,6 +55,7 @@ class Writer:
         self.questions: deque[tuple[Callable[[Turn], None]]] = deque()
         self.turn = Turn()
         self.draining = False
+        self._equipment = Equipment()
         self.stopping = Stopping(stop_grace_us)
         self._next_id = next_id
         self._payloads: dict[bytes, bytes] = {}
@@ -488,6 +490,7 @@ class Writer:
         if self._projection_due(now):
             turn.projection = project(self.machine.state)
             turn.projection.facts["slots"] = self._slots()
+            self._note_equipment(turn.projection.facts)
             self.machine.state.rotate_recent(keep=self._looking_up > 0)
             self._touched_at = None
             self._projection_asked = False
@@ -495,6 +498,13 @@ class Writer:
             return None
         self.turn = Turn()
         return turn
+
+    def _note_equipment(self, facts: dict[str, bytes]) -> None:
+        """What this process runs things with, where it has changed: for questions that other processes answer."""
+        equipment = equipment_of(self.machine.state.places)
+        if equipment != self._equipment:
+            self._equipment = equipment
+            facts["equipment"] = encode_equipment(equipment)
 
     def _slots(self) -> bytes:
         """The slots of executors and bounded queues, and how many are taken: a fact of this process, for `stats`."""
