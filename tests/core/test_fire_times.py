@@ -298,6 +298,21 @@ def test_years_end_and_time_itself_ends() -> None:
         assert times_of("@hourly", zone).next_after(last_us) is None
 
 
+@pytest.mark.parametrize(
+    ("expression", "zone", "due"),
+    [
+        ("0 0 9 1 1 * 2027", "Pacific/Kiritimati", "2026-12-31T19:00"),
+        ("0 0 20 31 12 * 2027", "Pacific/Midway", "2028-01-01T07:00"),
+    ],
+)
+def test_a_year_on_the_wall_is_not_a_year_of_utc(expression: str, zone: str, due: str) -> None:
+    times = times_of(expression, zone)
+    due_us = utc_s(due) * SECOND_US
+    assert times.next_after(0) == due_us
+    assert times.last_until(2 * due_us) == due_us
+    assert times.count(0, 2 * due_us) == 1
+
+
 @pytest.mark.parametrize("expression", ["* * * * * *", "0 9 * * MON-FRI", "*/5 30 2 * * *", "0 0 29 2 MON"])
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe"])
 def test_ten_years_are_counted_without_walking_through_them(
