@@ -170,7 +170,8 @@ class Calendar:
         if account is None or run.occurrence is None:
             return
         self.left(run.id, run.task)
-        if account.rule.overlap != "allow" and not run.is_moved and self._before(run):
+        before = [each for each in self._before(run) if not each.is_moved]  # nor does it wait for one that comes up with it
+        if account.rule.overlap != "allow" and not run.is_moved and before:
             self._ledger.problems.append(f"run {run.id.hex()} comes up while one before it is live, at {at}")
         run.waits = False
 
