@@ -1,0 +1,94 @@
+"""From a state to a forecast of it: what is known is read off it, what is estimated comes of a rehearsal.
+
+Pure: the instant comes in, and so do the durations. The machine is used up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import timedelta
+from statistics import median_low
+
+from actionqueue.core.estimates import Estimates
+from actionqueue.core.forecast import DurationEstimate, Entry, Forecast
+from actionqueue.core.instants import SECOND_US, to_datetime
+from actionqueue.core.known import ENTRIES_MAX, known_entries
+from actionqueue.core.machine import Machine
+from actionqueue.core.rehearsal import EVENTS_MAX, Rehearsal
+from actionqueue.core.state import Run
+
+ASSUMED_US = SECOND_US
+"""How long a handler is taken to take of which no completed run is recorded."""
+
+
+def foretell(
+    machine: Machine,
+    now: int,
+    until: int,
+    recorded: Mapping[str, Collection[int]],
+    *,
+    uncertain: Collection[bytes] = (),
+    assumed: Iterable[str] = (),
+    events_max: int = EVENTS_MAX,
+) -> Forecast:
+    """What will happen in ``machine`` from ``now`` up to ``until``; ``recorded`` are durations of handlers' completed runs.
+
+    Both instants are in microseconds, and so are durations. What waits for an instant because of one of the runs in
+    ``uncertain`` is an estimate too.
+    """
+    durations = _Durations(recorded)
+    estimates = Estimates(machine.state, now, until)
+    rehearsal = Rehearsal(machine, now, durations.takes_us, estimates, events_max=events_max)
+    rehearsal.settle()
+    estimates.begin()
+    entries = known_entries(machine.state, now, until, uncertain)
+    handlers = {task.handler for task in machine.state.tasks.values()}
+    rehearsal.play(until)
+    estimates.close(rehearsal.now)
+    used = {each: durations.estimate(each) for each in sorted(handlers | durations.asked)}
+    overlaps = tuple(estimates.overlaps_found({name: each.takes for name, each in used.items()}))
+    entries += estimates.entries()
+    entries += (
+        Entry(at=each.first_at, kind="overlap", exact=False, name=each.schedule, handler=each.handler, note=each.policy)
+        for each in overlaps
+    )
+    entries.sort(key=lambda each: (each.at, not each.exact, each.kind, each.name))
+    return Forecast(
+        at=to_datetime(now), until=to_datetime(until), reached=to_datetime(rehearsal.now),
+        entries=tuple(entries[:ENTRIES_MAX]), left_out=max(0, len(entries) - ENTRIES_MAX),
+        backlogs=tuple(estimates.backlogs()), overlaps=overlaps, peaks=tuple(estimates.peaks()),
+        durations=tuple(used[name] for name in used if name in durations.asked),
+        held=tuple(estimates.held_runs()), load=estimates.loads(), assumed=tuple(assumed),
+    )  # fmt: skip
+
+
+class _Durations:
+    """How long the attempts of each handler are expected to take."""
+
+    def __init__(self, recorded: Mapping[str, Collection[int]]) -> None:
+        self._recorded = recorded
+        self._typical: dict[str, int] = {}
+        self.asked: set[str] = set()
+
+    def takes_us(self, run: Run) -> int:
+        """That of an attempt of ``run``."""
+        handler = run.task.lane.handler
+        found = self._typical.get(handler)
+        return self._look(handler) if found is None else found
+
+    def _look(self, handler: str) -> int:
+        self.asked.add(handler)
+        durations = self._recorded.get(handler)
+        found = self._typical[handler] = median_low(durations) if durations else ASSUMED_US
+        return found
+
+    def estimate(self, handler: str) -> DurationEstimate:
+        """What is told of it."""
+        takes = self._typical[handler] if handler in self._typical else self._peek(handler)
+        return DurationEstimate(
+            handler=handler, takes=timedelta(microseconds=takes), recorded=len(self._recorded.get(handler, ()))
+        )
+
+    def _peek(self, handler: str) -> int:
+        durations = self._recorded.get(handler)
+        return median_low(durations) if durations else ASSUMED_US

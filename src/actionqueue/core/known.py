@@ -1,0 +1,209 @@
+"""What is known for certain of the future of a state: occurrences, runs that wait for an instant, deadlines to start.
+
+Asked of a state in which everything due has been dealt with. What there is much of is shortened: the first few, and one
+entry for the rest. Of a schedule, the occurrences at which the wall clock is changed are never shortened away.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from actionqueue.core.clock_notes import changes, clock_note
+from actionqueue.core.fire_times import Timetable
+from actionqueue.core.forecast import Entry, Kind
+from actionqueue.core.ids import RunId
+from actionqueue.core.instants import format_duration, to_datetime
+from actionqueue.core.reasons import Where
+from actionqueue.core.rules import CronRule
+from actionqueue.core.run import RunState
+from actionqueue.core.schedules import left_of, timetable_of
+from actionqueue.core.state import Run, Schedule, State
+from actionqueue.core.timers import deadline_of
+from actionqueue.core.zones import zone
+
+LISTED_MAX = 5
+"""So many of a kind are listed one by one."""
+LISTED_OF_MORE = 3
+"""Of more than that, so many, and the others in one entry."""
+ENTRIES_MAX = 2_000
+"""Entries of a forecast. The latest are left out, which it says."""
+
+
+def known_entries(state: State, now: int, until: int, uncertain: Collection[bytes] = ()) -> list[Entry]:
+    """Entries of everything known after ``now`` up to ``until``, not in order. Of runs in ``uncertain`` it is estimated."""
+    entries = [entry for each in state.schedules.values() for entry in _occurrences(state, each, now, until)]
+    waiting: dict[tuple[Kind, str, str], list[tuple[int, Run]]] = defaultdict(list)
+    for run in state.runs.values():
+        for kind, at in _instants(run):
+            if now < at <= until:
+                waiting[kind, run.task.handler, run.task.queue].append((at, run))
+    for (kind, _, _), found in waiting.items():
+        found.sort(key=lambda each: each[0])
+        entries += _shortened(state, kind, found, uncertain)
+    return entries
+
+
+def _instants(run: Run) -> Iterator[tuple[Kind, int]]:
+    """What ``run`` has to do with instants to come."""
+    schedule = run.task.extra.schedule
+    if run.where is Where.TIMER and (schedule is None or schedule.pending != run.id_bytes):
+        yield "retry" if run.state is RunState.RETRY_WAIT else "scheduled", run.until
+    deadline = None if run.attempt_count else deadline_of(run)
+    if deadline is not None:
+        yield "deadline", deadline
+
+
+def _shortened(
+    state: State, kind: Kind, found: list[tuple[int, Run]], uncertain: Collection[bytes]
+) -> Iterator[Entry]:
+    listed = len(found) if len(found) <= LISTED_MAX else LISTED_OF_MORE
+    for at, run in found[:listed]:
+        yield _of_run(state, kind, at, run, exact=run.id_bytes not in uncertain)
+    if rest := found[listed:]:
+        task = rest[0][1].task
+        yield Entry(
+            at=to_datetime(rest[0][0]), until=to_datetime(rest[-1][0]), count=len(rest), kind=kind, name=task.handler,
+            handler=task.handler, queue=task.queue, held_by="" if kind == "deadline" else held_by(state, rest[0][1]),
+            exact=all(run.id_bytes not in uncertain for _, run in rest),
+        )  # fmt: skip
+
+
+def _of_run(state: State, kind: Kind, at: int, run: Run, *, exact: bool) -> Entry:
+    task = run.task
+    note = ""
+    if kind == "retry":
+        note = f"attempt {run.attempt_count + 1}" + (f", after {run.error_kind}" if run.error_kind else "")
+    return Entry(
+        at=to_datetime(at), kind=kind, exact=exact, name=task.handler, handler=task.handler, queue=task.queue,
+        run=RunId(bytes=run.id_bytes), held_by="" if kind == "deadline" else held_by(state, run), note=note,
+    )  # fmt: skip
+
+
+def held_by(state: State, run: Run) -> str:
+    """The pause that ``run`` is under, named by its scope; or that no engine has its handler; empty for neither."""
+    mark = state.places.engine_pause or run.task.lane.pause
+    if mark is not None:
+        return f"the pause of {scope_named(mark.scope, mark.name)}"
+    return "" if run.task.lane.executor is not None else f"handler {run.task.handler}, which no engine has"
+
+
+def scope_named(scope: str, name: str) -> str:
+    """``"queue mail"``, ``"the engine"``."""
+    return f"{scope} {name}" if name else f"the {scope}"
+
+
+# --- schedules ----------------------------------------------------------------------------------------------------
+
+
+class _Range(Struct):
+    """The occurrences of a schedule that are asked about: ``count`` of them after ``after``, of those in ``times``."""
+
+    schedule: Schedule
+    times: Timetable
+    after: int
+    count: int
+    entry: Entry
+    """What all its entries have in common."""
+
+    def nominal(self, index: int) -> int:
+        """The nominal instant of the ``index``-th, from 1."""
+        at = self.times.nth_after(self.after, index)
+        assert at is not None, "it was counted"
+        return at
+
+
+def _occurrences(state: State, schedule: Schedule, now: int, until: int) -> Iterator[Entry]:
+    task = state.tasks.get(schedule.task_id)
+    pending = None if schedule.pending is None else state.runs.get(schedule.pending)
+    if task is None or (pending is None and schedule.over):
+        return
+    run = pending or task.head
+    held = "" if run is None else held_by(state, run)
+    template = Entry(
+        at=to_datetime(now), kind="schedule", exact=True, name=schedule.name or schedule.handler,
+        handler=schedule.handler, queue=task.queue, held_by=held,
+    )  # fmt: skip
+    times = timetable_of(schedule)
+    if pending is not None and pending.where is Where.TIMER and pending.until != schedule.cursor:
+        if now < pending.until <= until:
+            yield _jittered(schedule, template, pending)
+        pending = None
+    after, left = schedule.cursor - (pending is not None), left_of(schedule)
+    if left is not None and pending is not None:
+        left += 1
+    if schedule.retired_at is not None:
+        until = min(until, schedule.retired_at)
+    if after < now:
+        left = None if left is None else left - times.count(after, now)
+        after = now
+    count = times.count(after, until) if after < until and not (schedule.over and pending is None) else 0
+    count = count if left is None else max(0, min(count, left))
+    if count:
+        yield from _of_range(_Range(schedule, times, after, count, template), until)
+
+
+def _jittered(schedule: Schedule, template: Entry, pending: Run) -> Entry:
+    """The next occurrence, whose jitter is drawn already."""
+    zone_name = _zone_of(schedule)
+    jitter = format_duration(pending.until - schedule.cursor)
+    return replace(
+        template, at=to_datetime(pending.until).astimezone(zone(zone_name)), run=RunId(bytes=pending.id_bytes),
+        note=f"{to_datetime(schedule.cursor).astimezone(zone(zone_name)):%H:%M:%S} and {jitter} of jitter",
+    )  # fmt: skip
+
+
+def _of_range(asked: _Range, until: int) -> Iterator[Entry]:
+    listed = sorted(_listed(asked, until))
+    done = 0
+    for index in [*listed, asked.count + 1]:
+        if index - done > 1:
+            yield _group(asked, done + 1, index - 1)
+        if index <= asked.count:
+            yield _single(asked, index)
+        done = index
+
+
+def _listed(asked: _Range, until: int) -> set[int]:
+    """The occurrences that are listed one by one, as their indexes from 1."""
+    if asked.count <= LISTED_MAX:
+        return set(range(1, asked.count + 1))
+    found = set(range(1, LISTED_OF_MORE + 1))
+    rule = asked.schedule.rule
+    if isinstance(rule, CronRule):
+        for at, jump_us in changes(rule.timezone, asked.after, until):
+            found.add(asked.times.count(asked.after, at - 1) + 1)  # the first after it
+            last = asked.times.last_until(at - 1)
+            if jump_us < 0 and last is not None and last > asked.after and last >= at + jump_us:
+                found.add(asked.times.count(asked.after, last))  # in the hour that comes twice
+    return {index for index in found if index <= asked.count}
+
+
+def _single(asked: _Range, index: int) -> Entry:
+    nominal, rule = asked.nominal(index), asked.schedule.rule
+    latest, note = None, ""
+    here = zone(_zone_of(asked.schedule))
+    if isinstance(rule, CronRule):
+        note = clock_note(rule, nominal, asked.times.last_until(nominal - 1))
+        latest = to_datetime(nominal + rule.jitter_us).astimezone(here) if rule.jitter_us else None
+    return replace(asked.entry, at=to_datetime(nominal).astimezone(here), latest=latest, note=note)
+
+
+def _group(asked: _Range, first: int, last: int) -> Entry:
+    if first == last:
+        return _single(asked, first)
+    here = zone(_zone_of(asked.schedule))
+    begin, second, middle, end = (asked.nominal(n) for n in (first, first + 1, (first + last) // 2, last))
+    step = second - begin
+    is_even = end - begin == step * (last - first) and middle - begin == step * ((first + last) // 2 - first)
+    return replace(
+        asked.entry, at=to_datetime(begin).astimezone(here), until=to_datetime(end).astimezone(here),
+        count=last - first + 1, every=to_datetime(step) - to_datetime(0) if is_even else None,
+    )  # fmt: skip
+
+
+def _zone_of(schedule: Schedule) -> str:
+    return schedule.rule.timezone if isinstance(schedule.rule, CronRule) else "UTC"
