@@ -41,6 +41,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "SlotsRecord", "EngineRecord", "Refusal", "PruneSummary", "VerifyReport", "Problem",
         "AuditReport", "TaskAudit",
     ),
+    "Forecasts": (
+        "Forecast", "ForecastEntry", "BacklogEstimate", "OverlapEstimate", "PeakEstimate", "DurationEstimate", "HeldRuns",
+        "LoadEstimate", "ForecastDifference",
+    ),
     "The low-level form": ("TaskSpec", "Once", "TaskConstraints", "TaskMetadata", "Repeat", "Cron"),
     "Ids": ("TaskId", "RunId", "AttemptId"),
     "The model of a run": ("RunInstance", "RunState"),
@@ -75,6 +79,9 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("actionqueue.engine.writer", ("PAYLOAD_CACHE_BYTES",)),
     ("actionqueue.store.inbox", ("INBOX_ROWS_MAX",)),
     ("actionqueue.filters", ("LIMIT_MAX",)),
+    ("actionqueue.forecasting", ("HORIZON_US_MAX", "SAMPLES_MAX", "HANDLERS_MAX")),
+    ("actionqueue.core.rehearsal", ("EVENTS_MAX",)),
+    ("actionqueue.core.known", ("ENTRIES_MAX",)),
     (
         "actionqueue.executors.endings",
         ("ERROR_MESSAGE_CHARACTERS_MAX", "ERROR_KIND_CHARACTERS_MAX", "TRACEBACK_CHARACTERS_MAX"),

@@ -331,6 +331,10 @@ class ClientLine:
         """Whether some process holds the store."""
         return read_holder(self._path) is not None
 
+    def now_us(self) -> int:
+        """By the wall clock."""
+        return time.time_ns() // 1000
+
     def close(self) -> None:
         """Stop watching; whoever still waits is told so."""
         with self._lock:

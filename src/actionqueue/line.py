@@ -59,6 +59,10 @@ class Line(Protocol):
         """Whether an engine is on the store now."""
         ...
 
+    def now_us(self) -> int:
+        """The present instant: of the engine, where it is in this process."""
+        ...
+
 
 class EngineLine:
     """The engine is in this process."""
@@ -128,6 +132,10 @@ class EngineLine:
     def engine_present(self) -> bool:
         """It is here."""
         return True
+
+    def now_us(self) -> int:
+        """By the engine's clock."""
+        return self.engine.clock.now_us()
 
 
 def _await_in_tables(line: ClientLine, task_id: bytes, ticket: Ticket) -> None:

@@ -137,6 +137,17 @@ def _reading(commands: Commands) -> None:
     )
     show.add_argument("id", metavar="ID", help="of a run or a task")
     _past(show)
+    forecast = _command(
+        commands, "forecast", "commands_ahead:forecast", "say what will happen: exactly where it is known, else estimated"
+    )
+    ahead = forecast.add_mutually_exclusive_group()
+    ahead.add_argument("--hours", type=float, default=24.0, metavar="N", help="how far ahead (default: 24)")
+    ahead.add_argument("--until", metavar="INSTANT", help='until that instant; or for a duration ("30m")')
+    forecast.add_argument(
+        "--what-if", action="append", default=[], metavar="CHANGE",
+        help='what if this were so: "concurrency=8", "queue mail=4", "limit KEY=3", "pause queue mail", "resume"; may be '
+        "repeated",
+    )  # fmt: skip
     _command(commands, "stats", "commands_read:stats", "count runs by state, and say who the engine is")
     top = _command(commands, "top", "top:top", "watch the queue live")
     top.add_argument("--once", action="store_true", help="print one frame and end")

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.control import CancelRequested, RunCanceled
-from actionqueue.core.forecast import BacklogEstimate, Entry, HeldRuns, Load, OverlapEstimate, PeakEstimate
+from actionqueue.core.forecast import BacklogEstimate, ForecastEntry, HeldRuns, LoadEstimate, OverlapEstimate, PeakEstimate
 from actionqueue.core.instants import to_datetime
 from actionqueue.core.known import held_by
 from actionqueue.core.lanes import Lane
@@ -230,29 +230,29 @@ class Estimates(Watch):
         """The rehearsal ends at ``now``."""
         self._loads.pass_time(now)
 
-    def loads(self) -> tuple[Load, ...]:
+    def loads(self) -> tuple[LoadEstimate, ...]:
         """How much ran and waited, interval by interval."""
         return self._loads.told()
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[ForecastEntry]:
         """What there is to say at an instant, not in order."""
         for (handler, queue), each in self._starts.items():
             named: dict[str, Any] = {"exact": False, "name": handler, "handler": handler, "queue": queue}
             if each.started:
                 note = "" if each.started == each.waiting else f"of {each.waiting} waiting"
-                yield Entry(
+                yield ForecastEntry(
                     at=to_datetime(each.first), kind="start", count=each.started, until=_until(each.first, each.last),
                     note=note, **named,
                 )  # fmt: skip
             if each.expired:
-                yield Entry(
+                yield ForecastEntry(
                     at=to_datetime(each.expired_first), kind="expiry", count=each.expired,
                     until=_until(each.expired_first, each.expired_last), **named,
                 )  # fmt: skip
         for backlog in self.backlogs():
             if backlog.drained_at is not None:
                 name = "everything" if backlog.kind == "all" else f"{backlog.kind} {backlog.name}"
-                yield Entry(at=backlog.drained_at, kind="drained", exact=False, name=name)
+                yield ForecastEntry(at=backlog.drained_at, kind="drained", exact=False, name=name)
 
     # --- parts -------------------------------------------------------------------------------------------------
 
@@ -321,10 +321,10 @@ class _Loads:
             at = until
         self._at = now
 
-    def told(self) -> tuple[Load, ...]:
+    def told(self) -> tuple[LoadEstimate, ...]:
         used = -(-(self._at - self._begin) // self._step)
         return tuple(
-            Load(
+            LoadEstimate(
                 at=to_datetime(self._begin + n * self._step),
                 running=round(self._areas[n] / min(self._step, self._at - self._begin - n * self._step), 2),
                 waiting=self._most[n],

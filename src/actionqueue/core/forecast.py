@@ -21,7 +21,7 @@ from actionqueue.core.ids import RunId
 Kind = Literal["schedule", "scheduled", "retry", "deadline", "start", "expiry", "drained", "overlap"]
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class ForecastEntry(Struct, frozen=True, kw_only=True):
     """Something that will happen at ``at``: in the zone of its schedule, else UTC.
 
     ``kind`` is, of what is known: ``schedule`` (an occurrence), ``scheduled`` (a run is due), ``retry`` (the same after
@@ -105,7 +105,7 @@ class HeldRuns(Struct, frozen=True, kw_only=True):
     waiting: int
 
 
-class Load(Struct, frozen=True, kw_only=True):
+class LoadEstimate(Struct, frozen=True, kw_only=True):
     """From ``at`` until the next one: attempts that run, on average, and the most runs that wait for their turn."""
 
     at: datetime
@@ -113,7 +113,7 @@ class Load(Struct, frozen=True, kw_only=True):
     waiting: int
 
 
-class Difference(Struct, frozen=True, kw_only=True):
+class ForecastDifference(Struct, frozen=True, kw_only=True):
     """What a change makes different: ``what``, as it is ``without`` it and ``with_it``."""
 
     what: str
@@ -132,20 +132,20 @@ class Forecast(Struct, frozen=True, kw_only=True):
     at: datetime
     until: datetime
     reached: datetime
-    entries: tuple[Entry, ...]
+    entries: tuple[ForecastEntry, ...]
     left_out: int
     backlogs: tuple[BacklogEstimate, ...]
     overlaps: tuple[OverlapEstimate, ...]
     peaks: tuple[PeakEstimate, ...]
     durations: tuple[DurationEstimate, ...]
     held: tuple[HeldRuns, ...]
-    load: tuple[Load, ...]
+    load: tuple[LoadEstimate, ...]
     what_if: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[ForecastDifference, ...] = ()
 
     @property
-    def exact(self) -> tuple[Entry, ...]:
+    def exact(self) -> tuple[ForecastEntry, ...]:
         """The entries that are known, not estimated."""
         return tuple(each for each in self.entries if each.exact)
 
@@ -153,13 +153,13 @@ class Forecast(Struct, frozen=True, kw_only=True):
         return "\n".join(lines_of(self))
 
 
-def differences(without: Forecast, with_it: Forecast) -> Iterable[Difference]:
+def differences(without: Forecast, with_it: Forecast) -> Iterable[ForecastDifference]:
     """What is different in the second of two forecasts of the same."""
     before, after = _facts(without), _facts(with_it)
     for what in dict.fromkeys((*before, *after)):
         told, tells = before.get(what, "-"), after.get(what, "-")
         if told != tells:
-            yield Difference(what=what, without=told, with_it=tells)
+            yield ForecastDifference(what=what, without=told, with_it=tells)
 
 
 def _facts(forecast: Forecast) -> dict[str, str]:

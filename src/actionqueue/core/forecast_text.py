@@ -14,7 +14,7 @@ from actionqueue.core.instants import timedelta_us
 from actionqueue.core.rules import describe_duration
 
 if TYPE_CHECKING:
-    from actionqueue.core.forecast import BacklogEstimate, Entry, Forecast, OverlapEstimate
+    from actionqueue.core.forecast import BacklogEstimate, ForecastEntry, Forecast, OverlapEstimate
 
 _DOES = {"skip": "skipped", "queue": "made to wait", "allow": "started beside it", "cancel_running": "ended early"}
 _WHAT = {
@@ -52,13 +52,13 @@ def _events(forecast: Forecast) -> Iterator[str]:
         yield f"  … and {forecast.left_out} later entries, which are left out"
 
 
-def _row(entry: Entry, at: datetime) -> list[str]:
+def _row(entry: ForecastEntry, at: datetime) -> list[str]:
     mark = " " if entry.exact else "~"
     when = shown_moment(entry.at, at)
     return [f"{mark}{when}", f"in {shown_span(entry.at - at)}", _WHAT[entry.kind], _subject(entry, at), _remark(entry)]
 
 
-def _subject(entry: Entry, at: datetime) -> str:
+def _subject(entry: ForecastEntry, at: datetime) -> str:
     name = entry.name
     if entry.queue not in ("", "default"):
         name += f" (queue {entry.queue})"
@@ -72,7 +72,7 @@ def _subject(entry: Entry, at: datetime) -> str:
     return f"{name}: {entry.count}{more}{last}{every}"
 
 
-def _remark(entry: Entry) -> str:
+def _remark(entry: ForecastEntry) -> str:
     parts = []
     zone = getattr(entry.at.tzinfo, "key", "UTC")
     if entry.kind == "schedule" and zone != "UTC":

@@ -10,7 +10,7 @@ from datetime import timedelta
 from statistics import median_low
 
 from actionqueue.core.estimates import Estimates
-from actionqueue.core.forecast import DurationEstimate, Entry, Forecast
+from actionqueue.core.forecast import DurationEstimate, ForecastEntry, Forecast
 from actionqueue.core.instants import SECOND_US, to_datetime
 from actionqueue.core.known import ENTRIES_MAX, known_entries
 from actionqueue.core.machine import Machine
@@ -49,7 +49,7 @@ def foretell(
     overlaps = tuple(estimates.overlaps_found({name: each.takes for name, each in used.items()}))
     entries += estimates.entries()
     entries += (
-        Entry(at=each.first_at, kind="overlap", exact=False, name=each.schedule, handler=each.handler, note=each.policy)
+        ForecastEntry(at=each.first_at, kind="overlap", exact=False, name=each.schedule, handler=each.handler, note=each.policy)
         for each in overlaps
     )
     entries.sort(key=lambda each: (each.at, not each.exact, each.kind, each.name))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from actionqueue.core.clock_notes import changes, clock_note
 from actionqueue.core.fire_times import Timetable
-from actionqueue.core.forecast import Entry, Kind
+from actionqueue.core.forecast import ForecastEntry, Kind
 from actionqueue.core.ids import RunId
 from actionqueue.core.instants import format_duration, to_datetime
 from actionqueue.core.reasons import Where
@@ -33,7 +33,7 @@ ENTRIES_MAX = 2_000
 """Entries of a forecast. The latest are left out, which it says."""
 
 
-def known_entries(state: State, now: int, until: int, uncertain: Collection[bytes] = ()) -> list[Entry]:
+def known_entries(state: State, now: int, until: int, uncertain: Collection[bytes] = ()) -> list[ForecastEntry]:
     """Entries of everything known after ``now`` up to ``until``, not in order. Of runs in ``uncertain`` it is estimated."""
     entries = [entry for each in state.schedules.values() for entry in _occurrences(state, each, now, until)]
     waiting: dict[tuple[Kind, str, str], list[tuple[int, Run]]] = defaultdict(list)
@@ -59,25 +59,25 @@ def _instants(run: Run) -> Iterator[tuple[Kind, int]]:
 
 def _shortened(
     state: State, kind: Kind, found: list[tuple[int, Run]], uncertain: Collection[bytes]
-) -> Iterator[Entry]:
+) -> Iterator[ForecastEntry]:
     listed = len(found) if len(found) <= LISTED_MAX else LISTED_OF_MORE
     for at, run in found[:listed]:
         yield _of_run(state, kind, at, run, exact=run.id_bytes not in uncertain)
     if rest := found[listed:]:
         task = rest[0][1].task
-        yield Entry(
+        yield ForecastEntry(
             at=to_datetime(rest[0][0]), until=to_datetime(rest[-1][0]), count=len(rest), kind=kind, name=task.handler,
             handler=task.handler, queue=task.queue, held_by="" if kind == "deadline" else held_by(state, rest[0][1]),
             exact=all(run.id_bytes not in uncertain for _, run in rest),
         )  # fmt: skip
 
 
-def _of_run(state: State, kind: Kind, at: int, run: Run, *, exact: bool) -> Entry:
+def _of_run(state: State, kind: Kind, at: int, run: Run, *, exact: bool) -> ForecastEntry:
     task = run.task
     note = ""
     if kind == "retry":
         note = f"attempt {run.attempt_count + 1}" + (f", after {run.error_kind}" if run.error_kind else "")
-    return Entry(
+    return ForecastEntry(
         at=to_datetime(at), kind=kind, exact=exact, name=task.handler, handler=task.handler, queue=task.queue,
         run=RunId(bytes=run.id_bytes), held_by="" if kind == "deadline" else held_by(state, run), note=note,
     )  # fmt: skip
@@ -106,7 +106,7 @@ class _Range(Struct):
     times: Timetable
     after: int
     count: int
-    entry: Entry
+    entry: ForecastEntry
     """What all its entries have in common."""
 
     def nominal(self, index: int) -> int:
@@ -116,14 +116,14 @@ class _Range(Struct):
         return at
 
 
-def _occurrences(state: State, schedule: Schedule, now: int, until: int) -> Iterator[Entry]:
+def _occurrences(state: State, schedule: Schedule, now: int, until: int) -> Iterator[ForecastEntry]:
     task = state.tasks.get(schedule.task_id)
     pending = None if schedule.pending is None else state.runs.get(schedule.pending)
     if task is None or (pending is None and schedule.over):
         return
     run = pending or task.head
     held = "" if run is None else held_by(state, run)
-    template = Entry(
+    template = ForecastEntry(
         at=to_datetime(now), kind="schedule", exact=True, name=schedule.name or schedule.handler,
         handler=schedule.handler, queue=task.queue, held_by=held,
     )  # fmt: skip
@@ -146,7 +146,7 @@ def _occurrences(state: State, schedule: Schedule, now: int, until: int) -> Iter
         yield from _of_range(_Range(schedule, times, after, count, template), until)
 
 
-def _jittered(schedule: Schedule, template: Entry, pending: Run) -> Entry:
+def _jittered(schedule: Schedule, template: ForecastEntry, pending: Run) -> ForecastEntry:
     """The next occurrence, whose jitter is drawn already."""
     zone_name = _zone_of(schedule)
     jitter = format_duration(pending.until - schedule.cursor)
@@ -156,7 +156,7 @@ def _jittered(schedule: Schedule, template: Entry, pending: Run) -> Entry:
     )  # fmt: skip
 
 
-def _of_range(asked: _Range, until: int) -> Iterator[Entry]:
+def _of_range(asked: _Range, until: int) -> Iterator[ForecastEntry]:
     listed = sorted(_listed(asked, until))
     done = 0
     for index in [*listed, asked.count + 1]:
@@ -182,7 +182,7 @@ def _listed(asked: _Range, until: int) -> set[int]:
     return {index for index in found if index <= asked.count}
 
 
-def _single(asked: _Range, index: int) -> Entry:
+def _single(asked: _Range, index: int) -> ForecastEntry:
     nominal, rule = asked.nominal(index), asked.schedule.rule
     latest, note = None, ""
     here = zone(_zone_of(asked.schedule))
@@ -192,7 +192,7 @@ def _single(asked: _Range, index: int) -> Entry:
     return replace(asked.entry, at=to_datetime(nominal).astimezone(here), latest=latest, note=note)
 
 
-def _group(asked: _Range, first: int, last: int) -> Entry:
+def _group(asked: _Range, first: int, last: int) -> ForecastEntry:
     if first == last:
         return _single(asked, first)
     here = zone(_zone_of(asked.schedule))

@@ -117,7 +117,7 @@ class CrashedLine:
     def _refuse(self, *args: object, **facts: object) -> Any:
         raise NotRunning("the simulated process has crashed; sim.restart() opens the queue again")
 
-    post = submit = await_task = forget_waiter = identify = read = _refuse
+    post = submit = await_task = forget_waiter = identify = read = now_us = _refuse
 
     def engine_present(self) -> bool:
         """There is none."""
