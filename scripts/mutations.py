@@ -70,12 +70,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if attempt is not None and attempt.number > 1:\n            draw =",
     ),
     _of("a terminal failure retried", "core/attempts.py", "if report.terminal or failures", "if failures"),
-    _of("an ended task kept", "core/attempts.py", "        del state.tasks[task.id]\n", "        pass\n"),
+    _of("an ended task kept", "core/attempts.py", "    del state.tasks[task.id]\n", "    pass\n"),
     _of(
         "an ended key kept",
         "core/attempts.py",
-        "                del state.keys[task.extra.key]",
-        "                pass",
+        "            del state.keys[extra.key]",
+        "            pass",
     ),
     # --- places: slots, wake-ups, order
     _of("a queue's slot never released", "core/places.py", "        del queue.running[run_id]\n", ""),
@@ -227,8 +227,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     _of(
         "the pause of a task that outlives it",
         "core/attempts.py",
-        '            del state.pauses["task", task.id.hex()]\n',
-        "            pass\n",
+        '        del state.pauses["task", task.id.hex()]\n',
+        "        pass\n",
         LIMITS,
     ),
     _of(

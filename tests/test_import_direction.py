@@ -54,10 +54,11 @@ LAYERS: dict[str, Layer] = {
         ours=words("core"),
         stdlib=PURE,
         rule="core is pure: itself, msgspec, the standard library without clock, randomness, I/O, threads, asyncio or "
-        "logging (but ids.py makes ids in .new(), schedules.py derives fire times)",
+        "logging (but ids.py makes ids in .new(), cron.py and zones.py know calendars)",
         extra={
             "core.ids": words("os secrets threading time"),
-            "core.schedules": words("cronsim zoneinfo"),
+            "core.cron": words("cronsim"),
+            "core.zones": words("zoneinfo"),
         },
     ),
     "store": Layer(
@@ -296,7 +297,8 @@ def test_what_the_architecture_allows_is_no_violation(tmp_path: Path) -> None:
         tmp_path,
         {
             "core/ids.py": "import time\nimport os\nimport secrets\n",
-            "core/schedules.py": "import cronsim\nfrom zoneinfo import ZoneInfo\nfrom .run import X\n",
+            "core/cron.py": "import cronsim\nfrom .run import X\n",
+            "core/zones.py": "from zoneinfo import ZoneInfo\n",
             "core/spec.py": "from collections.abc import Mapping\nimport msgspec\nfrom actionqueue.core import run\n",
             "engine/timers.py": "import threading\nfrom actionqueue.store import codec, port\n",
             "store/postgres.py": "import psycopg\nfrom actionqueue.core.run import X\n",

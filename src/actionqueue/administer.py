@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from actionqueue.bulk import BulkOperating
 from actionqueue.core.epochs import ConfirmClock, PruneHistory
 from actionqueue.core.errors import InvalidSubmission, NotRunning, UnknownRun, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
@@ -24,6 +23,7 @@ from actionqueue.operate import RunKey, TaskKey, run_id_of, task_id_of
 from actionqueue.operations import Operation, Script, awaiting, awaiting_script, blocking, blocking_script
 from actionqueue.reading import read_declarations, read_refusals
 from actionqueue.records import EngineRecord, Page, Refusal
+from actionqueue.scheduling import SchedulingOperating
 from actionqueue.store.inbox import count_waiting
 from actionqueue.store.lock import read_holder
 from actionqueue.store.port import Reader
@@ -44,7 +44,7 @@ class PruneSummary(Struct, frozen=True, kw_only=True):
     commits: int
 
 
-class Administering(BulkOperating):
+class Administering(SchedulingOperating):
     """The part of ``ActionQueue`` that looks after its store."""
 
     memory: MemoryStore | None = None

@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
+from msgspec import json
+
 from actionqueue.administer import Administering
 from actionqueue.client_line import SentTasks
 from actionqueue.core.errors import (
@@ -27,7 +29,7 @@ from actionqueue.core.ids import TaskId, fresh_id_bytes
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.needs import KeyNeed, Limit, Rate, key_need, rate_need
 from actionqueue.core.retry import Retry
-from actionqueue.core.schedules import Cron, Repeat
+from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.spec import (
     DEFAULT_QUEUE,
     NO_OPTIONS,
@@ -37,10 +39,12 @@ from actionqueue.core.spec import (
     TaskOptions,
     TaskSpec,
     check_count,
-    once,
+    name_problem,
+    policy_of,
     validate,
 )
 from actionqueue.core.submission import LIVE_RUNS_MAX, Submit
+from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.engine.tickets import Ticket
 from actionqueue.handle import TaskHandle
 from actionqueue.handler import Handler
@@ -50,7 +54,7 @@ from actionqueue.records import RunRecord
 from actionqueue.session import Session
 from actionqueue.settings import Settings
 from actionqueue.store.codec import digest
-from actionqueue.task import AsyncTask, Call, Duration, Hold, SyncTask, Task, checked_metadata, declare, refuse_schedule
+from actionqueue.task import AsyncTask, Call, Duration, Hold, SyncTask, Task, checked_metadata, declare, rule_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -227,10 +231,11 @@ class ActionQueue(Administering):
         attempt ends, unless ``hold`` lists the state it then rests in (``"retry_wait"``, ``"suspended"``,
         ``"awaiting"``): then it keeps them until its next attempt has ended.
 
-        Durations are timedelta, seconds, or text such as "15m". ``schedule`` is refused by this version.
+        Durations are timedelta, seconds, or text such as "15m".
+        ``schedule`` (``Cron`` or ``Repeat``) has it run at each time that names, under the handler's name, while an
+        engine runs that registers it; changed, it replaces the one before, and left out, it retires it.
 
-        Raises ``InvalidSubmission`` naming every problem, ``DuplicateHandler`` when another function has the name,
-        ``NotSupported`` for a schedule.
+        Raises ``InvalidSubmission`` naming every problem, ``DuplicateHandler`` when another function has the name.
 
         >>> queue = ActionQueue(":memory:")
         >>> @queue.task(timeout="30s", tags=["images"])
@@ -254,9 +259,7 @@ class ActionQueue(Administering):
         import inspect
 
         given: dict[str, Any] = {**options}
-        schedule, name, executor = given.pop("schedule"), given.pop("name"), given.pop("executor")
-        if schedule is not None:
-            refuse_schedule(schedule)
+        name, executor = given.pop("name"), given.pop("executor")
         if isinstance(function, Task):
             function = function.runnable.function
         if isinstance(function, type) or not hasattr(function, "__qualname__"):
@@ -281,9 +284,16 @@ class ActionQueue(Administering):
             result_bytes_max=declared.result_bytes_max,
             resources_factory=self.settings.resources,
         )
+        if declared.rule is not None and handler.signature.required:
+            problem = f"{name} has required arguments ({', '.join(handler.signature.required)})"
+            raise InvalidSubmission(
+                f"schedule: {problem}; give them defaults, or use queue.schedule(name, call, …)",
+                problems={"schedule": problem},
+            )
         self._check_duplicate(name, handler)
         task: Task[Any, Any] = (AsyncTask if is_async else SyncTask)(self, handler, declared)
         task.check_importable(bound=False)
+        task.declared_schedule()  # what makes it no submission is told here
         self._handlers[name] = task
         if self._session is not None:
             self._session.register(task)
@@ -323,8 +333,7 @@ class ActionQueue(Administering):
     def submit(self, spec: TaskSpec) -> TaskHandle[bytes | None]:
         """Submit a task in its low-level form: opaque bytes, explicit policy and constraints; durable when it returns.
 
-        The result is the stored bytes. Raises as ``Task.submit`` does, and ``NotSupported`` for ``Repeat`` and
-        ``Cron``.
+        The result is the stored bytes. Raises as ``Task.submit`` does.
         """
         self.refuse_on_loop("submit")
         return self._submit_spec(spec).run()
@@ -362,6 +371,44 @@ class ActionQueue(Administering):
             _check_is(call, Call, "submit_many: give calls made by task.bind(…)")
         return self.submission_of_many([call.submission() for call in calls], [call.task.runnable for call in calls])
 
+    def schedule(self, name: str, call: Call[R], policy: Cron | Repeat) -> TaskHandle[R]:
+        """Have a call run at each time that ``policy`` names, under a name (up to 200 characters) of its own.
+
+        The same again changes nothing (``created`` is False); another call or policy under the name replaces it: what was
+        due up to now stays as it was, what comes after is new. ``schedules()`` lists them, ``retire(name)`` ends one.
+        Raises ``InvalidSubmission``, ``Conflict`` where another handler's schedule, or one that a decorator declares, has
+        the name, and what ``submit`` raises.
+
+        >>> queue = ActionQueue(":memory:")
+        >>> @queue.task
+        ... def report(team: str) -> None: ...
+        >>> with queue.running():
+        ...     job = queue.schedule("report-eu", report.bind("eu"), Cron("0 9 * * *", timezone="Europe/Berlin"))
+        ...     job.created, queue.schedules()[0].rule
+        (True, '0 9 * * * Europe/Berlin')
+        """
+        self.refuse_on_loop("schedule")
+        return self._schedule(name, call, policy).run()
+
+    async def aschedule(self, name: str, call: Call[R], policy: Cron | Repeat) -> TaskHandle[R]:
+        """``schedule``, to await."""
+        return await self._schedule(name, call, policy).arun()
+
+    def _schedule(self, name: str, call: Call[R], policy: Cron | Repeat) -> Operation[TaskHandle[R]]:
+        _check_is(call, Call, "schedule: give a call made by task.bind(…)")
+        if (problem := name_problem(name)) is not None:
+            raise InvalidSubmission(f"name: {problem}", problems={"name": problem})
+        item = call.scheduled(name, rule_of(policy))
+
+        def send(ticket: Ticket) -> None:
+            self.line().post(PutSchedule(item, by=self.asker()), ticket)
+
+        def finish(reply: list[tuple[bytes, bytes, bool | None]]) -> TaskHandle[R]:
+            task_id, run_id, created = reply[0]
+            return TaskHandle(self, task_id, run_id, created, call.task.runnable, is_scheduled=True)
+
+        return Operation(send, finish, amend=lambda error: _with_ids(error, [item]))
+
     def submission_of_one(self, item: Submission, handler: Handler | None) -> Operation[TaskHandle[Any]]:
         """The operation that submits one task."""
 
@@ -370,7 +417,7 @@ class ActionQueue(Administering):
 
         def finish(reply: list[tuple[bytes, bytes, bool | None]]) -> TaskHandle[Any]:
             task_id, run_id, created = reply[0]
-            return TaskHandle(self, task_id, run_id, created, handler)
+            return TaskHandle(self, task_id, run_id, created, handler, is_scheduled=item.rule is not None)
 
         return Operation(send, finish, amend=lambda error: _with_ids(error, [item]))
 
@@ -388,8 +435,8 @@ class ActionQueue(Administering):
 
         def finish(reply: list[tuple[bytes, bytes, bool | None]]) -> list[TaskHandle[Any]]:
             return [
-                TaskHandle(self, task_id, run_id, created, handler)
-                for (task_id, run_id, created), handler in zip(reply, handlers, strict=True)
+                TaskHandle(self, task_id, run_id, created, handler, is_scheduled=item.rule is not None)
+                for (task_id, run_id, created), handler, item in zip(reply, handlers, items, strict=True)
             ]
 
         return Operation(send, finish, amend=lambda error: _with_ids(error, items))
@@ -599,7 +646,7 @@ def _rate(rate: Rate) -> Rate:
 def _submission_of(spec: TaskSpec) -> Submission:
     _check_is(spec, TaskSpec, "submit: give a TaskSpec (or call submit of a task)")
     _check_is(spec.payload, bytes, "payload: give bytes")
-    policy = once(spec.policy)
+    policy, rule = policy_of(spec.policy)
     constraints, metadata = spec.constraints, spec.metadata
     rare = TaskOptions(
         timeout_us=constraints.timeout_us,
@@ -629,12 +676,13 @@ def _submission_of(spec: TaskSpec) -> Submission:
         None,
         spec.id is not None,
         constraints.expires_us,
+        rule,
     )
     if spec.id is not None and spec.id.int == 0:
         raise InvalidSubmission("id: the nil id is no task id", problems={"id": "nil"})
     validate(item, PAYLOAD_BYTES_MAX)
     if item.key is not None or item.task_id_given:
-        policy_text = f"{policy.at_us}/{policy.delay_us}".encode()
+        policy_text = f"{policy.at_us}/{policy.delay_us}".encode() + (b"" if rule is None else json.encode(rule))
         item.content = digest(b"\0".join((spec.handler.encode(), spec.payload, policy_text)))
     return item
 

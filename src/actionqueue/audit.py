@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.ids import TaskId
 from actionqueue.core.instants import to_datetime
-from actionqueue.core.rows import Row
+from actionqueue.core.rows import Row, ScheduleBody
+from actionqueue.core.rules import CronRule, timetable
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, FIRST_TERMINAL
 from actionqueue.store.port import Reader
 
@@ -95,10 +96,11 @@ def audit(
     report = AuditReport()
     kept: list[TaskAudit] = []
     with reader.scan() as scan:
+        schedules = _schedules(scan.rows("entries"))
         for task, runs in _side_by_side(scan.rows("tasks", _TASK), scan.runs_by_task(_RUN)):
             if (since is not None and task[2] < since) or (until is not None and task[2] >= until):
                 continue
-            account = account_of(task, runs)
+            account = account_of(task, runs, schedules.get(task[0]))
             report = _with(report, account)
             if account.problems and len(kept) < PROBLEM_TASKS_MAX:
                 kept.append(account)
@@ -113,6 +115,16 @@ _TASK = (
 _RUN = ("task_id", "id", "state", "retry_of", "asked_by", "attempt_count", "failure_count", "lost_count")
 _SUMMED = ("implied", "asked", "created", "open", "completed", "failed", "canceled")
 _NAMES = {COMPLETED: "completed", FAILED: "failed", CANCELED: "canceled"}
+
+
+def _schedules(entries: Iterator[Row]) -> dict[bytes, ScheduleBody]:
+    """What is recorded of schedules, by task id."""
+    found: dict[bytes, ScheduleBody] = {}
+    for kind, _, body, *_ in entries:
+        if kind in ("schedule", "schedule_ended"):
+            schedule = msgpack.decode(body, type=ScheduleBody)
+            found[schedule.task_id] = schedule
+    return found
 
 
 def _side_by_side(tasks: Iterator[Row], runs: Iterator[Row]) -> Iterator[tuple[Row, list[Row]]]:
@@ -146,28 +158,52 @@ def _with(report: AuditReport, account: TaskAudit) -> AuditReport:
     )
 
 
-def account_of(task: Row, runs: Sequence[Row]) -> TaskAudit:
+def account_of(task: Row, runs: Sequence[Row], schedule: ScheduleBody | None = None) -> TaskAudit:
     """The account of a task, from the columns ``_TASK`` of it and ``_RUN`` of its runs."""
     states = Counter(run[2] for run in runs)
-    asked = sum(run[3] is not None for run in runs)
+    asked = sum(run[4] is not None for run in runs)
+    implied = _implied(schedule)
     open_count = sum(count for state, count in states.items() if state < FIRST_TERMINAL)
     return TaskAudit(
-        task_id=TaskId(bytes=task[0]), handler=task[1], created_at=to_datetime(task[2]), implied=1, asked=asked,
+        task_id=TaskId(bytes=task[0]), handler=task[1], created_at=to_datetime(task[2]), implied=implied, asked=asked,
         created=len(runs), open=open_count, completed=states[COMPLETED], failed=states[FAILED],
-        canceled=states[CANCELED], problems=tuple(_problems(task, runs, asked, states, open_count)),
+        canceled=states[CANCELED], problems=(*_schedule_problems(schedule), *_problems(task, runs, schedule, asked, states, open_count)),
     )  # fmt: skip
 
 
-def _problems(task: Row, runs: Sequence[Row], asked: int, states: Counter[int], open_count: int) -> Iterator[str]:
+def _implied(schedule: ScheduleBody | None) -> int:
+    """The runs that a task's policy implies: for a schedule, so far."""
+    return 1 if schedule is None else schedule.index - sum(schedule.skipped.values())
+
+
+def _schedule_problems(schedule: ScheduleBody | None) -> Iterator[str]:
+    """Counted anew: has every occurrence up to the last one a run, or is it counted as skipped?"""
+    if schedule is None:
+        return
+    rule = schedule.rule
+    begins = schedule.base if isinstance(rule, CronRule) else -1
+    if isinstance(rule, CronRule) and rule.starts_us is not None:
+        begins = max(begins, rule.starts_us - 1)
+    count = timetable(rule, schedule.base).count(begins, schedule.cursor)
+    if count != schedule.index:
+        yield f"its schedule occurred {count} times up to its last one; {schedule.index} are accounted for"
+
+
+def _problems(
+    task: Row, runs: Sequence[Row], schedule: ScheduleBody | None, asked: int, states: Counter[int], open_count: int
+) -> Iterator[str]:
     _, _, _, max_attempts, run_count, finished_at, *ended = task
-    if len(runs) != 1 + asked:
-        yield f"its policy implies 1 run and {asked} were asked for; there are {len(runs)}"
+    implied = _implied(schedule)
+    if len(runs) != implied + asked:
+        said = "1 run" if implied == 1 else f"{implied} runs so far"
+        yield f"its policy implies {said} and {asked} were asked for; there are {len(runs)}"
     if run_count != len(runs):
         yield f"it counts {run_count} runs; there are {len(runs)}"
     for counted, (state, name) in zip(ended, _NAMES.items(), strict=True):
         if counted != states[state]:
             yield f"it counts {counted} {name} runs; there are {states[state]}"
-    if (finished_at is None) != (open_count > 0):
+    to_come = schedule is not None and not (schedule.over and not schedule.backfills)
+    if (finished_at is None) != (open_count > 0 or to_come):
         yield f"it is {'open' if finished_at is None else 'finished'}, and {open_count} of its runs are open"
     for _, run_id, _, retry_of, asked_by, attempts, failures, losses in runs:
         if retry_of is not None and not asked_by:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from actionqueue.core.errors import RunCanceled, RunFailed
+from actionqueue.core.errors import ManyRuns, RunCanceled, RunFailed
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.state import COMPLETED, FAILED
@@ -43,7 +43,7 @@ class TaskHandle(Generic[R_co]):
     ('hello world', 'completed', 1)
     """
 
-    __slots__ = ("_created", "_handler", "_queue", "_run_id", "_task_id")
+    __slots__ = ("_created", "_handler", "_is_scheduled", "_queue", "_run_id", "_task_id")
 
     def __init__(
         self,
@@ -52,12 +52,15 @@ class TaskHandle(Generic[R_co]):
         run_id: bytes,
         created: bool | None,  # noqa: FBT001 - made by the queue alone
         handler: Handler | None,
+        *,
+        is_scheduled: bool = False,
     ) -> None:
         self._queue = queue
         self._task_id = task_id
         self._run_id = run_id
         self._created = created
         self._handler = handler
+        self._is_scheduled = is_scheduled
 
     def _learn(self) -> None:
         """Take over what has become known of a decision that was pending."""
@@ -116,7 +119,8 @@ class TaskHandle(Generic[R_co]):
 
         ``timeout`` is a timedelta, seconds, or text; the task goes on after it. Raises ``RunFailed`` (with the error's
         class, message and traceback), ``RunCanceled``, ``TimeoutError``, the refusal of a submission that was refused
-        later, ``WaitInHandler`` inside a handler, ``NoEngine`` when no engine is on the store for 5 s.
+        later, ``ManyRuns`` for a schedule, ``WaitInHandler`` inside a handler, ``NoEngine`` when no engine is on the
+        store for 5 s.
         """
         if current_attempt.get() is not None:
             from actionqueue.core.errors import WaitInHandler
@@ -124,6 +128,11 @@ class TaskHandle(Generic[R_co]):
             raise WaitInHandler(
                 "result() inside a handler would hold its slot while it waits; submit the follow-up from the awaited "
                 "task, or return and be called again"
+            )
+        if self._is_scheduled:
+            raise ManyRuns(
+                "a schedule has many runs, each with a result of its own: ask runs(), and get_result(run_id)",
+                task_id=self.id,
             )
         timeout_s = None if timeout is None else parse_duration_us(timeout, field="timeout") / 1e6
         queue, task_id = self._queue, self._task_id

@@ -68,8 +68,8 @@ from actionqueue.core.ids import AttemptId, RunId, TaskId
 from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
-from actionqueue.core.schedules import Cron, Repeat
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
+from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.core.version import __version__
 from actionqueue.executors.endings import TerminalFailure
 from actionqueue.handle import TaskHandle

@@ -9,7 +9,7 @@ from msgspec import Struct, msgpack
 from actionqueue.core.errors import UnknownRun
 from actionqueue.core.ids import RunId
 from actionqueue.core.instants import to_datetime
-from actionqueue.core.rows import Facts, Standing
+from actionqueue.core.rows import Facts, ScheduleBody, Standing
 from actionqueue.core.run import RunState
 from actionqueue.core.state import READY, STATES, Declaration
 from actionqueue.records import (
@@ -17,11 +17,13 @@ from actionqueue.records import (
     Page,
     Refusal,
     RunRecord,
+    ScheduleRecord,
     SlotsRecord,
     Stats,
     TaskRecord,
     refusal_record,
     run_record,
+    schedule_record,
     task_record,
 )
 from actionqueue.store.codec import decode_reply, decode_slots
@@ -50,6 +52,25 @@ def read_tasks(reader: Reader, wanted: RunFilter) -> Page[TaskRecord]:
     """A page of tasks."""
     records = [task_record(row) for row in reader.tasks(wanted)]
     return Page(records, str(records[-1].id) if len(records) == wanted.limit else None)
+
+
+def read_schedules(reader: Reader, *, ended: bool) -> list[ScheduleRecord]:
+    """Schedules: those with a name, by it, then the others, oldest first."""
+    found = [msgpack.decode(row[2], type=ScheduleBody) for row in reader.entries("schedule")]
+    if ended:
+        found += [msgpack.decode(row[2], type=ScheduleBody) for row in reader.entries("schedule_ended")]
+    tasks = reader.tasks_by_id([each.task_id for each in found])
+    stored = reader.facts()
+    pauses = msgpack.decode(stored["standing"], type=Standing).pauses if "standing" in stored else []
+    paused = {(mark.scope, mark.name) for mark in pauses}
+
+    def is_paused(body: ScheduleBody) -> bool:
+        row = tasks.get(body.task_id)
+        scopes = {("engine", ""), ("handler", body.handler), ("task", body.task_id.hex())}
+        return bool(paused & (scopes if row is None else scopes | {("queue", row[2])}))
+
+    records = [schedule_record(body, paused=is_paused(body)) for body in found]
+    return sorted(records, key=lambda each: (each.retired_at is not None, not each.name, each.name, each.task_id))
 
 
 def read_refusals(reader: Reader, limit: int, before: bytes | None) -> Page[Refusal]:
@@ -95,7 +116,7 @@ def history_of(reader: Reader, run_id: bytes) -> list[StateChange]:
     if row is None:
         raise UnknownRun(f"no run {RunId(bytes=run_id)} in this store", run_id=RunId(bytes=run_id))
     run = run_record(row, reader.attempts_of([run_id]).get(run_id, []))
-    first = "submitted" if run.retry_of is None else "retry"
+    first = "submitted" if run.requested_by is None else "retry" if run.retry_of is not None else "requested"
     due_later = run.scheduled_at > run.created_at
     changes = [StateChange(at=run.created_at, state="scheduled" if due_later else "ready", reason=first)]
     for attempt in run.attempts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Struct, msgpack
 
@@ -12,7 +13,8 @@ from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.ids import AttemptId, RunId, TaskId
 from actionqueue.core.instants import to_datetime
 from actionqueue.core.loading import attempt_from
-from actionqueue.core.rows import Row
+from actionqueue.core.rows import Row, ScheduleBody
+from actionqueue.core.rules import CronRule, describe
 from actionqueue.core.state import STATES, CancelMark
 from actionqueue.core.submission import RareFields
 
@@ -176,6 +178,50 @@ class Stats(Struct, frozen=True, kw_only=True):
     slots: tuple[SlotsRecord, ...] = ()
 
 
+class SkipRecord(Struct, frozen=True, kw_only=True):
+    """``count`` occurrences of a schedule that did not happen, from the nominal time ``first`` to ``last``, and why.
+
+    ``reason`` is ``misfire`` or ``window`` (missed, and older than its rules allow), ``coalesced`` (one run stood for
+    all), ``overlap`` (the one before was still going on), ``queue_full`` (a thousand waited for it), or ``handler`` (the
+    one before waited for a handler).
+    """
+
+    at: datetime
+    count: int
+    first: datetime
+    last: datetime
+    reason: str
+
+
+class ScheduleRecord(Struct, frozen=True, kw_only=True):
+    """A schedule. ``rule`` is its policy in a line; ``next_at`` its next nominal time, in its own zone, if there is one.
+
+    ``origin`` is ``code`` (declared by a decorator), ``call`` (``queue.schedule``) or ``submit``. ``occurrences`` are
+    accounted for, the next one included: each has a run, or is one of ``skipped`` (by reason). ``requested`` counts the
+    runs that someone asked for. ``paused`` says that its task, handler, queue or the engine is.
+    """
+
+    name: str
+    task_id: TaskId
+    handler: str
+    rule: str
+    timezone: str
+    misfire: str
+    overlap: str
+    origin: str
+    since: datetime
+    next_at: datetime | None
+    next_run: RunId | None
+    paused: bool
+    occurrences: int
+    skipped: dict[str, int]
+    last_skip: SkipRecord | None
+    requested: int
+    backfilling: int
+    over: bool
+    retired_at: datetime | None
+
+
 class Page(Sequence[T_co], Generic[T_co]):
     """One page of a listing; ``next_cursor`` asks for the next (None at the end)."""
 
@@ -297,3 +343,47 @@ def refusal_record(command_id: bytes, error: ActionQueueError) -> Refusal:
         code=error.code,
         message=error.message,
     )
+
+
+def schedule_record(body: ScheduleBody, *, paused: bool) -> ScheduleRecord:
+    """A stored schedule."""
+    rule = body.rule
+    zone = rule.timezone if isinstance(rule, CronRule) else "UTC"
+    skip = body.last_skip
+    return ScheduleRecord(
+        name=body.name,
+        task_id=TaskId(bytes=body.task_id),
+        handler=body.handler,
+        rule=describe(rule),
+        timezone=zone,
+        misfire=rule.misfire,
+        overlap=rule.overlap,
+        origin=body.origin or "submit",
+        since=to_datetime(body.base),
+        next_at=None if body.pending is None else local_datetime(body.cursor, zone),
+        next_run=None if body.pending is None else RunId(bytes=body.pending),
+        paused=paused,
+        occurrences=body.index,
+        skipped=body.skipped,
+        last_skip=None
+        if skip is None
+        else SkipRecord(
+            at=to_datetime(skip.at),
+            count=skip.count,
+            first=local_datetime(skip.first, zone),
+            last=local_datetime(skip.last, zone),
+            reason=skip.reason,
+        ),
+        requested=body.requested,
+        backfilling=sum(asked.left for asked in body.backfills),
+        over=body.over,
+        retired_at=_when(body.retired_at),
+    )
+
+
+def local_datetime(instant: int, zone: str) -> datetime:
+    """An instant in a zone; in UTC where this machine does not know the zone."""
+    try:
+        return to_datetime(instant).astimezone(ZoneInfo(zone))
+    except (ZoneInfoNotFoundError, ValueError):
+        return to_datetime(instant)

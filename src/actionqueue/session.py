@@ -16,7 +16,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from actionqueue.client_line import ClientLine
-from actionqueue.core.epochs import Declare
 from actionqueue.core.errors import ActionQueueError, NoEngine, NotRunning, StoreHeld
 from actionqueue.core.ids import IdSource, RunId
 from actionqueue.core.rows import Row
@@ -26,6 +25,7 @@ from actionqueue.line import EngineLine, Line, answer_inline
 from actionqueue.records import run_record
 from actionqueue.store.port import Reader, Store
 from actionqueue.store.sqlite_reader import SQLiteReader
+from actionqueue.task import declaring
 
 if TYPE_CHECKING:
     import asyncio
@@ -148,9 +148,8 @@ class Session:
         from actionqueue.store.inbox import Doorbell, Inbox
 
         settings = self._queue.settings
-        declarations = [task.declaration() for task in self._queue.handlers.values()]
-        if declarations:
-            engine.post(Declare(declarations))
+        if self._queue.handlers:
+            engine.post(declaring(self._queue.handlers.values()))
         self._housekeeping = Housekeeping(engine, settings.retention_us, settings.log_retention_us)
         engine.on_served = self._housekeeping.serve
         self._housekeeping.start()
@@ -216,7 +215,7 @@ class Session:
             task.check_importable()
             declared = task.declared
             engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
-            engine.post(Declare([task.declaration()]))
+            engine.post(declaring([task]))
 
     def read_inbox(self, timeout_s: float) -> bool:
         """Have the engine take everything that waits in the inbox; False when that took too long."""

@@ -8,15 +8,16 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
 
-from msgspec import Struct, json
+from msgspec import Struct, json, msgpack, to_builtins
 from msgspec.structs import replace
 
-from actionqueue.core.errors import InvalidArguments, InvalidSubmission, NotSupported
+from actionqueue.core.epochs import Declare
+from actionqueue.core.errors import InvalidArguments, InvalidSubmission
 from actionqueue.core.ids import TaskId, fresh_ids
 from actionqueue.core.instants import instant_us, parse_duration_us
 from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms, Retry
-from actionqueue.core.schedules import Cron, Repeat
+from actionqueue.core.rules import Rule
 from actionqueue.core.spec import (
     DURATION_US_MAX,
     NO_OPTIONS,
@@ -28,6 +29,7 @@ from actionqueue.core.spec import (
     validate,
 )
 from actionqueue.core.state import Declaration
+from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.executors import locators
 from actionqueue.handler import Handler
 from actionqueue.operations import Operation
@@ -58,6 +60,7 @@ class Declared(Struct, frozen=True):
     result_bytes_max: int
     wanted: Wanted
     concurrency: int | None
+    rule: Rule | None = None
 
 
 class Chosen(Struct, frozen=True):
@@ -74,6 +77,7 @@ class Chosen(Struct, frozen=True):
     max_attempts: int | None = None
     rare: TaskOptions = NO_OPTIONS
     wanted: Wanted | None = None
+    rule: Rule | None = None
 
 
 NOTHING_CHOSEN = Chosen()
@@ -108,6 +112,14 @@ class Call(Generic[R_co]):
     def submission(self) -> Submission:
         """The call as it is sent to the engine, with fresh ids."""
         return self._task.submission(self._body)
+
+    def scheduled(self, name: str, rule: Rule) -> Submission:
+        """The call as a schedule under a name."""
+        template = self._task.submission(self._body)
+        if template.key is not None or template.task_id_given or template.at_us is not None or template.delay_us:
+            problem = "a schedule is known by its name; leave at, delay, idempotency_key and task_id out"
+            raise InvalidSubmission(f"schedule: {problem}", problems={"schedule": problem})
+        return self._task.scheduled(self._body, name, "call", rule)
 
 
 class Task(Generic[P, R]):
@@ -223,7 +235,7 @@ class Task(Generic[P, R]):
             chosen.task_id or task_id, run_id, template.handler, body,
             blake2b(body, digest_size=16).digest(), template.queue, template.priority, template.max_attempts,
             template.at_us, template.delay_us, options, template.key, template.key_lifetime_us, None,
-            chosen.task_id is not None, template.expires_us,
+            chosen.task_id is not None, template.expires_us, chosen.rule,
         )  # fmt: skip
         if item.key is not None or item.task_id_given:
             item.content = self._content(body)
@@ -234,9 +246,29 @@ class Task(Generic[P, R]):
     def _content(self, body: bytes) -> bytes:
         """What an idempotency key compares: handler, canonical arguments, and the policy as written."""
         chosen = self._chosen
-        policy = json.encode([chosen.at_us, chosen.delay_us])
+        policy = json.encode([chosen.at_us, chosen.delay_us] + ([] if chosen.rule is None else [chosen.rule]))
         canonical = self._handler.signature.canonical(body)
         return blake2b(b"\0".join((self.name.encode(), canonical, policy)), digest_size=16).digest()
+
+    def scheduled(self, body: bytes, name: str, origin: str, rule: Rule) -> Submission:
+        """A schedule of these encoded arguments under a name; its content is everything that makes it this one."""
+        item = self.submission(body)
+        item.rule, item.schedule_name, item.schedule_origin = rule, name, origin
+        canonical = self._handler.signature.canonical(body)
+        chosen = (
+            rule, item.queue, item.priority, item.max_attempts, item.expires_us,
+            None if item.options is None else to_builtins(item.options, builtin_types=(bytes,)),
+        )  # fmt: skip
+        item.content = blake2b(b"\0".join((self.name.encode(), canonical, _packed(chosen))), digest_size=16).digest()
+        validate(item)
+        return item
+
+    def declared_schedule(self) -> Submission | None:
+        """The schedule that the decorator declares, under the handler's name."""
+        rule = self._declared.rule
+        if rule is None:
+            return None
+        return self.scheduled(self._handler.signature.encode((), _NO_KEYWORDS), self.name, "code", rule)
 
     # --- options -----------------------------------------------------------------------------------------------
 
@@ -273,7 +305,9 @@ class Task(Generic[P, R]):
         under text keys (up to 8 KiB), which the handler sees; ``description`` is for people (up to 1,000 characters).
         Durations are timedelta, seconds, or text such as "15m", up to 100 years. What is left out stays as it was.
 
-        Raises ``InvalidSubmission`` naming every problem, ``NotSupported`` for ``schedule``.
+        ``schedule`` (``Cron`` or ``Repeat``) makes a run at each time it names; at most one of it, ``at`` and ``delay``.
+
+        Raises ``InvalidSubmission`` naming every problem.
 
         >>> from actionqueue import ActionQueue
         >>> queue = ActionQueue(":memory:")
@@ -286,10 +320,11 @@ class Task(Generic[P, R]):
         ...     first.id == second.id, first.created, second.created
         (True, True, False)
         """
-        if schedule is not None:
-            refuse_schedule(schedule)
-        if at is not None and delay is not None:
-            raise InvalidSubmission("give at or delay, not both", problems={"delay": "given together with at"})
+        if (at is not None) + (delay is not None) + (schedule is not None) > 1:
+            raise InvalidSubmission(
+                "give one of at, delay and schedule",
+                problems={"delay" if schedule is None else "schedule": "given together with another instant"},
+            )
         _check_retry(retry)
         old = self._chosen
         rare = _merge_rare(old.rare, retry, timeout, tags, metadata, description)
@@ -305,6 +340,7 @@ class Task(Generic[P, R]):
             max_attempts=old.max_attempts if retry is None else retry.max_attempts,
             rare=rare,
             wanted=_chosen_needs(self._declared, old, concurrency_key, limits, rate, hold),
+            rule=old.rule if schedule is None else rule_of(schedule),
         )
         variant = type(self)(self._queue, self._handler, self._declared, chosen)
         problems = variant.problems()
@@ -332,6 +368,7 @@ class Task(Generic[P, R]):
             chosen.at_us, chosen.delay_us, None if rare == NO_OPTIONS else rare,
             chosen.key, chosen.key_lifetime_us, None,
             chosen.task_id is not None, declared.expires_us if chosen.expires_us is None else chosen.expires_us,
+            chosen.rule,
         )  # fmt: skip
 
     def check_importable(self, *, bound: bool = True) -> None:
@@ -382,6 +419,7 @@ MAX_LOST_MAX = 1000
 CONCURRENCY_MAX = 100_000
 """The largest ``concurrency`` of a handler."""
 _NO_KEYWORDS: dict[str, Any] = {}
+_packed = msgpack.Encoder(order="deterministic").encode
 
 
 def _duration(value: Duration | None, field: str, otherwise: int | None) -> int | None:
@@ -461,12 +499,12 @@ def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def refuse_schedule(schedule: object) -> None:
-    """Schedules are not run by this version."""
-    raise NotSupported(
-        f"{type(schedule).__name__} schedules are not run by this version; submit with delay= or at=",
-        problems={"schedule": "not run by this version"},
-    )
+def rule_of(schedule: object) -> Rule:
+    """A schedule as it is recorded; raises ``InvalidSubmission`` where it is none."""
+    if not isinstance(schedule, Cron | Repeat):
+        problem = f"is a {type(schedule).__name__}; give Cron(…) or Repeat(…)"
+        raise InvalidSubmission(f"schedule: {problem}", problems={"schedule": problem})
+    return schedule.rule()
 
 
 def declare(
@@ -488,6 +526,7 @@ def declare(
     rate: Rate | Iterable[Rate],
     hold: Iterable[str],
     concurrency: int | None,
+    schedule: Cron | Repeat | None = None,
 ) -> Declared:
     """The decorator's options, validated; raises ``InvalidSubmission`` naming every problem."""
     _check_retry(retry)
@@ -531,6 +570,7 @@ def declare(
         result_bytes_max=result_bytes_max or RESULT_BYTES_MAX,
         wanted=wanted(concurrency_key, limits, rate, hold),
         concurrency=concurrency,
+        rule=None if schedule is None else rule_of(schedule),
     )
 
 
@@ -538,3 +578,10 @@ def _is_tuple_of_exceptions(kinds: object) -> bool:
     return isinstance(kinds, tuple | list) and all(
         isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
     )
+
+
+def declaring(tasks: Iterable[Task[Any, Any]]) -> Declare:
+    """What the decorators of these tasks say, schedules included."""
+    tasks = list(tasks)
+    items = [item for task in tasks if (item := task.declared_schedule()) is not None]
+    return Declare([task.declaration() for task in tasks], items)

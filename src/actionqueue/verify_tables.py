@@ -248,6 +248,11 @@ def check_tasks(scan: Scan, expected: Expected, since: int | None, tally: Tally,
     return tags
 
 
+def has_schedule(rare: bytes) -> bool:
+    """Whether a task has a schedule: between two of its runs it has none that is open."""
+    return msgpack.decode(rare, type=RareFields).rule is not None
+
+
 def _task_account(row: Row, runs: list[Row]) -> Iterator[str]:
     handler, queue, max_attempts = row[1], row[2], row[4]
     run_count, completed, failed, canceled, finished_at = row[8:13]
@@ -258,7 +263,8 @@ def _task_account(row: Row, runs: list[Row]) -> Iterator[str]:
         if states[code] != count:
             yield f"it counts {count} runs {STATES[code].value}, and has {states[code]}"
     open_count = run_count - completed - failed - canceled
-    if open_count < 0 or (finished_at is None) != (open_count > 0):
+    may_rest = open_count == 0 and finished_at is None and row[15] is not None and has_schedule(row[15])
+    if open_count < 0 or ((finished_at is None) != (open_count > 0) and not may_rest):
         yield f"it has {open_count} open runs and {'no' if finished_at is None else 'an'} instant of finishing"
     chains = Counter(run[7] or run[1] for run in runs if run[2] == COMPLETED)
     for token, count in chains.items():

@@ -18,15 +18,18 @@ from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import Delays
+from actionqueue.core.rules import CronRule, RepeatRule, Rule
+from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
 from actionqueue.core.spec import NO_OPTIONS, TaskOptions
 from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output
-from actionqueue.core.submission import RetryRun
-from tests.core.story import SECOND, Story
+from actionqueue.core.submission import RetryRun, Submit
+from tests.core.story import SECOND, START, Story
 
 Step = tuple[str, int, int]
 
 KINDS = (
-    "submit submit submit submit finish finish finish finish finish misfit progress cancel cancel_task retry retry"
+    "submit submit submit submit schedule schedule of_schedule"
+    " finish finish finish finish finish misfit progress cancel cancel_task retry retry"
     " reschedule reprioritize pause pause_task resume slots tick tick declare prune crash close project"
 ).split()
 
@@ -91,6 +94,61 @@ def _submit(story: Story, which: int, how: int) -> None:
         story.names = before
 
 
+def _rule(which: int, how: int) -> Rule:
+    misfire = ["catch_up", "coalesce", "skip"][which % 3]
+    overlap = ["allow", "queue", "skip", "cancel_running"][how % 4]
+    window = [None, 6 * SECOND][which % 2]
+    if which % 2:
+        every = [1, 3][how % 2] * SECOND
+        return RepeatRule(
+            1 + which, every, [None, story_start(how)][which % 5 == 0], misfire, 2 * SECOND, window, overlap
+        )
+    most, ends = [None, 1 + how][which % 4 == 0], [None, START + 60 * SECOND][which % 5 == 4]
+    expression = ["* * * * * *", "*/3 * * * * *"][how % 2]
+    jitter = [0, SECOND // 2][how % 3 == 2]
+    return CronRule(expression, "Europe/Berlin", most, None, ends, jitter, misfire, 2 * SECOND, window, overlap)
+
+
+def story_start(how: int) -> int:
+    """An instant to begin at, before or after the present."""
+    return START + (how - 4) * SECOND
+
+
+def _schedule(story: Story, which: int, how: int) -> None:
+    fields: dict[str, Any] = {
+        "handler": ["h", "h", "g", "missing"][which % 4],
+        "rule": _rule(which, how),
+        "content": bytes([which, how]),
+        "expires_us": [None, SECOND][how % 7 == 0],
+    }
+    name, before = f"r{len(story.names)}", dict(story.names)
+    item = story.item(name, **fields)
+    if which % 3 == 0:
+        reply = story.perform(Submit([item]))
+    elif which % 3 == 1:
+        item.schedule_name, item.schedule_origin = f"s{how % 2}", "call"
+        reply = story.perform(PutSchedule(item))
+    else:
+        item.schedule_name, item.schedule_origin = item.handler, "code"
+        items = [item] if how % 4 else []
+        reply = story.perform(Declare([Declaration(item.handler)], items))
+    if isinstance(reply, ActionQueueError) or item.run_id not in story.seen:
+        story.names = before
+
+
+def _of_schedule(story: Story, which: int, how: int) -> None:
+    known = sorted(story.state.schedules.values(), key=lambda each: each.task_id)
+    if not known:
+        return
+    name = known[which % len(known)].name or known[which % len(known)].task_id.hex()
+    if how % 3 == 0:
+        story.perform(Trigger(name, story.next_id(story.now), f"t{how}"))
+    elif how % 3 == 1:
+        story.perform(AskBackfill(name, story.now - (how + 1) * SECOND, story.now - SECOND, f"b{how}"))
+    else:
+        story.perform(Retire(name, f"e{how}"))
+
+
 def _needs(which: int, how: int) -> dict[str, Any]:
     """Keys that contradict each other in capacity, two at once in either order, rates, states to hold over."""
     one, other = KeyNeed("one", 1 + which % 2), KeyNeed("other", 1 + how % 3)
@@ -145,6 +203,8 @@ def _close(story: Story, which: int, how: int) -> None:
 
 _ABOUT_NO_RUN = {
     "submit": _submit,
+    "schedule": _schedule,
+    "of_schedule": _of_schedule,
     "pause": _pause,
     "resume": _resume,
     "slots": _slots,

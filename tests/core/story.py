@@ -58,6 +58,7 @@ from actionqueue.core.rows import (
     stored_run,
     stored_task,
 )
+from actionqueue.core.schedules import RunDerived, RunRequested
 from actionqueue.core.spec import Submission, TaskOptions
 from actionqueue.core.state import (
     CODE_OF,
@@ -72,6 +73,7 @@ from actionqueue.core.state import (
     State,
 )
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
+from actionqueue.core.timers import deadline_of
 
 START = 1_700_000_000_000_000
 TERMS = AttemptTerms(backoff=Fixed(10_000_000))
@@ -300,6 +302,8 @@ class Story:
             self.log.append(event)
             if type(event) is AttemptStarted:
                 self.started.append(event.run_id)
+            elif isinstance(event, RunDerived | RunRequested):
+                self.names[f"n{len(self.names)}"] = (event.task_id, event.run_id)
             if not self.checked:
                 continue
             if type(event) is AttemptStarted:
@@ -338,7 +342,9 @@ class Story:
             wakes += [
                 entry[0]
                 for entry in places.timers.deadlines
-                if entry[2].where is not Where.NOWHERE and not entry[2].attempt_count
+                if entry[2].where is not Where.NOWHERE
+                and not entry[2].attempt_count
+                and entry[0] == deadline_of(entry[2])
             ]
         if places.engine_pause is None:
             wakes += [each.next_at for each in places.limits.buckets.values() if each.waiting]

@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from actionqueue.core.errors import ActionQueueError, IdempotencyConflict, StoreDamaged, StoreTooNew, error_kinds
 from actionqueue.core.ids import TaskId
-from actionqueue.core.machine import APPLY, DECIDE, Command, Event
+from actionqueue.core.machine import APPLY, DECIDE, SUBMITTING, Command, Event
 from actionqueue.core.spec import Submission, TaskOptions
 from actionqueue.core.submission import Submit
 from actionqueue.store.codec import (
@@ -121,7 +121,7 @@ def test_a_batch_comes_back_in_order(batch: list[Any]) -> None:
 
 def test_every_kind_is_in_the_machines_tables_and_has_a_tag_of_its_own() -> None:
     assert set(APPLY) == set(EVENT_KINDS)
-    assert set(DECIDE) | {Submit} == set(COMMAND_KINDS)
+    assert set(DECIDE) | set(SUBMITTING) == set(COMMAND_KINDS)
     for kinds in (EVENT_KINDS, COMMAND_KINDS):
         assert len({kind.__struct_config__.tag for kind in kinds}) == len(kinds)
 

@@ -187,7 +187,7 @@ def decide_inbox_rows_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def drop_wakeups(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Places, "_wake", lambda self, slots: None)
+    patch.setattr(Places, "wake", lambda self, slots: None)
 
 
 def start_in_any_order(patch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,9 @@ from actionqueue.core.state import (
     Output,
     Run,
     State,
+    Task,
 )
+from actionqueue.core.upcoming import forget, note_ended, note_left
 
 MISFIT = "arguments"
 """The reason of an attempt that could not decode its arguments; its run waits for another handler."""
@@ -236,6 +238,8 @@ def apply_promoted(state: State, event: RunsPromoted) -> None:
         counts[CODE_OF[run.state]] -= 1
         counts[READY] += 1
         places.leave(run)
+        if run.task.extra is not NO_EXTRA:
+            note_left(state, run)
         run.promote_to_ready_with_priority(run.priority)
         run.record_state_change_at(at)
         run.order = state.next_order
@@ -262,6 +266,8 @@ def apply_started(state: State, event: AttemptStarted) -> None:
     if run_state is _READY:
         ready_at = run._last_state_change_at  # noqa: SLF001
     else:
+        if run.task.extra is not NO_EXTRA:
+            note_left(state, run)
         run.promote_to_ready_with_priority(run.priority)
         ready_at = at
     run.transition_to(_LEASED)
@@ -355,18 +361,35 @@ def end_run(state: State, run: Run, to: int, at: int) -> None:
         task.ended = (completed, failed, canceled + 1)
     state.dirty_runs[run_id] = run
     state.dirty_tasks[task.id] = task
+    extra = task.extra
+    if extra is not NO_EXTRA and extra.schedule is not None:
+        note_left(state, run)
+        note_ended(state, extra.schedule)
+        if not extra.schedule.is_done:
+            return
     if task.head is None:
-        task.finished_at = at
-        del state.tasks[task.id]
-        if lane.needs[2]:
-            del state.pauses["task", task.id.hex()]
-            state.dirty_facts = True
-        state.places.let_go(lane)
-        state.recent[task.id] = state.last_seq
-        if task.extra is not NO_EXTRA and task.extra.key is not None:
-            state.recent[task.extra.key] = state.last_seq
-            if state.keys.get(task.extra.key) is task:
-                del state.keys[task.extra.key]
+        finish_task(state, task, at)
+
+
+def finish_task(state: State, task: Task, at: int) -> None:
+    """A task without live runs, and without any to come, leaves the live ones."""
+    extra = task.extra
+    task.finished_at = at
+    del state.tasks[task.id]
+    lane = task.lane
+    if lane.needs[2]:
+        del state.pauses["task", task.id.hex()]
+        state.dirty_facts = True
+    state.places.let_go(lane)
+    state.recent[task.id] = state.last_seq
+    if extra is NO_EXTRA:
+        return
+    if extra.key is not None:
+        state.recent[extra.key] = state.last_seq
+        if state.keys.get(extra.key) is task:
+            del state.keys[extra.key]
+    if extra.schedule is not None:
+        forget(state, extra.schedule)
 
 
 _ONE_COMPLETED = (1, 0, 0)

@@ -23,6 +23,9 @@ from actionqueue.core.places import Places
 from actionqueue.core.ready import aged
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import DEFAULT_TERMS
+from actionqueue.core.rows import schedule_body
+from actionqueue.core.rules import CronRule
+from actionqueue.core.schedules import schedule_problems
 from actionqueue.core.state import (
     CODE_OF,
     FIRST_TERMINAL,
@@ -39,11 +42,12 @@ from actionqueue.core.state import (
     Task,
 )
 from actionqueue.core.submission import rare_of
+from actionqueue.core.timers import deadline_of
 
 FINGERPRINT_BYTES = 32
 
 _PLACES_OF = {
-    SCHEDULED: (Where.TIMER, Where.HELD),
+    SCHEDULED: (Where.TIMER, Where.HELD, Where.OVERLAP),
     RETRY_WAIT: (Where.TIMER, Where.HELD),
     READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE),
     RUNNING: (Where.RUNNING,),
@@ -86,6 +90,8 @@ def check(state: State, *, settled: bool = False, now: int | None = None, lowere
     found += _places_problems(state)
     found += _count_problems(state)
     found += _index_problems(state)
+    for schedule in state.schedules.values():
+        found += (f"schedule {schedule.task_id.hex()}: {problem}" for problem in schedule_problems(state, schedule))
     if settled:
         found += _unsettled(state, now)
     return found
@@ -105,7 +111,7 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
         yield f"it is {run.state} and in {run.where.name}: nothing will wake it"
     if state.tasks.get(run.task_id_bytes) is not run.task:
         yield "its task is not a live one"
-    if code == SCHEDULED and run.until != run.scheduled_at:
+    if code == SCHEDULED and not run.scheduled_at <= run.until <= run.scheduled_at + _jitter_us(run):
         yield f"it is due at {run.scheduled_at} and waits until {run.until}"
     if code == READY and run.effective_priority != run.priority:
         yield f"it is ready with priority {run.effective_priority} instead of {run.priority}"
@@ -117,6 +123,11 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
         yield f"its order {run.order} was never given (next is {state.next_order})"
     yield from _attempt_problems(state, run, code)
     yield from _instant_problems(state, run, code)
+
+
+def _jitter_us(run: Run) -> int:
+    rule = run.task.extra.rule
+    return rule.jitter_us if isinstance(rule, CronRule) else 0
 
 
 def _attempt_problems(state: State, run: Run, code: int) -> Iterator[str]:
@@ -186,7 +197,7 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
     base = state.places.lanes.get((task.queue, task.handler))
     if task.id != task_id or base is None or lane_by_rule(state, task, base) is not task.lane:
         yield "its id or lane is not the one it is filed under"
-    if not live:
+    if not live and task_id not in state.underived:
         yield "it has no live run, and is live"
     if any(each.task is not task or state.runs.get(run_id) is not each for run_id, each in live.items()):
         yield "a run linked to it is not live, or is another task's"
@@ -304,9 +315,8 @@ def _places_problems(state: State) -> Iterator[str]:
         yield "the engine's pause is not the one in force"
     watched = {(entry[0], entry[2].id_bytes) for entry in places.timers.deadlines}
     for run_id, run in runs.items():
-        expires_at = run.task.extra.expires_at
-        may_expire = expires_at is not None and run.attempt_count == 0 and run.lineage is None
-        if may_expire and (expires_at, run_id) not in watched:
+        expires_at = deadline_of(run)
+        if expires_at is not None and run.attempt_count == 0 and (expires_at, run_id) not in watched:
             yield f"run {run_id.hex()}: its deadline to start is not watched"
 
 
@@ -364,6 +374,8 @@ def _unsettled(state: State, now: int | None) -> Iterator[str]:
         spot = lane.spot
         if lane.ready and spot is not None and (spot is places.open or spot.free or has_token(spot, now)):
             yield f"lane {_named(lane)}: it could start, and was left waiting for {spot.kind} {spot.name}"
+    for schedule in state.underived.values():
+        yield f"schedule {schedule.task_id.hex()}: its next run could be derived, and was not"
     if now is not None:
         for run_id, run in state.runs.items():
             if run.where is Where.TIMER and run.until <= now:
@@ -383,6 +395,7 @@ def fingerprint(state: State) -> bytes:
     pack = msgpack.Encoder(order="deterministic").encode
     whole.update(pack((
         state.last_seq, state.last_at, state.next_order, state.counts, state.tasks_total, state.pruned_before,
+        state.occurrences_skipped, [schedule_body(each) for _, each in sorted(state.schedules.items())],
         state.epoch, sorted(state.pauses.items()), sorted(state.declarations.items()),
         {key: task.id for key, task in state.keys.items() if _standing_key(state, task) is not None},
         {key: meter.tat for key, meter in state.places.limits.meters.items() if meter.tat > state.last_at},

@@ -38,6 +38,7 @@ from actionqueue.core.state import (
     Run,
     State,
 )
+from actionqueue.core.upcoming import OVERLAP, let_come, note_left, stop
 
 How = Literal["cancel", "kill", "abandon"]
 SCOPES = ("engine", "queue", "handler", "task")
@@ -358,6 +359,8 @@ def apply_task_canceled(state: State, event: TaskCanceled) -> None:
     if task.extra.canceled_at is None:
         task.extra = replace(task.extra, canceled_at=event.at)
     state.dirty_tasks[task.id] = task
+    if task.extra.schedule is not None:
+        stop(state, task.extra.schedule, event.at, event.by)
     for run in task.live_runs():
         if _is_news(run, event.how):
             run.cancel = CancelMark(event.at, event.by, event.how)
@@ -372,8 +375,13 @@ def apply_rescheduled(state: State, event: RunRescheduled) -> None:
     run = state.runs[event.run_id]
     state.places.leave(run)
     if run.state is RunState.SCHEDULED:
+        note_left(state, run)
         run.reschedule(event.due_at)
+        run.reason = "rescheduled" if run.reason == OVERLAP else run.reason
+        state.places.timers.watch_deadline(run)
     state.places.enter_timer(run, event.due_at)
+    if run.task.extra.schedule is not None:
+        let_come(state, run.task.extra.schedule)
     state.dirty_runs[event.run_id] = run
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from actionqueue.core.errors import ActionQueueError, Conflict
+from actionqueue.core.spec import Submission
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, Accepted, Declaration, Epoch, State
 
 
@@ -48,6 +49,8 @@ class Declare(Struct, array_like=True, tag="declare"):
     """Declare handlers; what is recorded already is not recorded again."""
 
     declarations: list[Declaration]
+    items: list[Submission] = []
+    """The schedules that they declare; any other that one of these handlers declared before is retired."""
 
 
 class Prune(Struct, array_like=True, tag="prune"):
@@ -90,13 +93,6 @@ class PruneHistory(Struct, array_like=True, tag="prune_history"):
 
 SERVED = (ConfirmClock, PruneHistory)
 """Commands that the engine serves beside the writer; decided, they mean nothing."""
-
-
-def decide_declare(state: State, command: Declare, now: int) -> Accepted | ActionQueueError:
-    """Only changes are recorded."""
-    known = state.declarations
-    changed = [each for each in command.declarations if known.get(each.handler) != each]
-    return Accepted([HandlersDeclared(now, changed)] if changed else [])
 
 
 def decide_prune(state: State, command: Prune, now: int) -> Accepted | ActionQueueError:

@@ -11,11 +11,12 @@ from typing import Any
 from zlib import crc32
 
 from msgspec import MsgspecError, Struct, msgpack
+from msgspec.structs import replace
 
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.limits import RATE, holds_keys
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
-from actionqueue.core.rows import Facts, Row, Standing, check_row, damaged, named
+from actionqueue.core.rows import Facts, Row, ScheduleBody, Standing, check_row, damaged, named
 from actionqueue.core.run import RunState
 from actionqueue.core.state import (
     FIRST_TERMINAL,
@@ -29,14 +30,17 @@ from actionqueue.core.state import (
     Lineage,
     Outcome,
     Run,
+    Schedule,
     State,
     Task,
 )
 from actionqueue.core.submission import RareFields, extra_of, limited_lane, new_lane
+from actionqueue.core.upcoming import OVERLAP, is_behind, let_come
 
 _terms = msgpack.Decoder(AttemptTerms)
 _error = msgpack.Decoder(ErrorInfo)
 _cancel = msgpack.Decoder(CancelMark)
+_schedule = msgpack.Decoder(ScheduleBody).decode
 _rare = msgpack.Decoder(RareFields)
 
 
@@ -55,7 +59,11 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     state.pauses = {(mark.scope, mark.name): mark for mark in standing.pauses}
     state.declarations = {each.handler: each for each in standing.declarations}
     state.epoch = standing.epoch
+    state.occurrences_skipped = kept.occurrences_skipped
     state.places.set_pauses(state.pauses)
+    for kind, _, packed in entries:
+        if kind == "schedule":
+            _load_schedule(state, _schedule(packed))
     for stored in tasks:
         _load_task(state, stored)
     for kind, key, packed, *_ in entries:
@@ -65,6 +73,8 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     for stored in runs:
         _load_run(state, stored)
         found[stored[4]] += 1
+    for schedule in state.schedules.values():
+        let_come(state, schedule)
     if found != state.counts[:FIRST_TERMINAL]:
         raise StoreDamaged(
             f"the store's tables should hold {sum(state.counts[:FIRST_TERMINAL])} live runs (by state "
@@ -73,6 +83,13 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
             place="runs",
         )
     return state
+
+
+def _load_schedule(state: State, body: ScheduleBody) -> None:
+    schedule = Schedule(**{name: getattr(body, name) for name in body.__struct_fields__})
+    state.schedules[schedule.task_id] = schedule
+    if schedule.is_named:
+        state.schedule_names[schedule.name] = schedule
 
 
 class TaskBody(Struct, array_like=True, gc=False):
@@ -137,6 +154,11 @@ def _load_task(state: State, stored: Row) -> None:
     if not sound or (body.created_at, body.finished_at, body.key) != (created_at, finished_at, key):
         raise damaged("tasks", id)
     extra = NO_EXTRA if body.rare is None else extra_of(_rare.decode(body.rare), body.canceled_at)
+    schedule = state.schedules.get(id)
+    if schedule is not None:
+        extra = replace(extra, schedule=schedule)
+        if is_behind(schedule):
+            state.underived[id] = schedule
     if state.pauses or extra is not NO_EXTRA:
         lane = limited_lane(state, lane, extra.options, id)
     lane.tasks += 1
@@ -167,8 +189,7 @@ def _load_run(state: State, stored: Row) -> None:
         )
     run = _run_of(id, task_id, code, body)
     run.task, run.order, run.until, run.priority, run.reason = task, body.order, body.until, body.priority, body.reason
-    if body.retry_of is not None:
-        assert body.token is not None, "a run that retries has a token"
+    if body.token is not None:
         run.lineage = Lineage(body.retry_of, body.token, body.asked_by or "")
     if body.cancel is not None:
         run.cancel = _cancel.decode(body.cancel)
@@ -210,11 +231,12 @@ def _place(state: State, run: Run, code: int) -> None:
         places.enter_running(run)
     elif code == READY:
         places.enter_lane(run)
+    elif run.reason == OVERLAP and run.state is RunState.SCHEDULED and run.task.extra.schedule is not None:
+        places.enter_overlap(run)
     else:
         places.enter_timer(run, run.until)
-    expires_at = run.task.extra.expires_at
-    if expires_at is not None and run.attempt_count == 0 and run.lineage is None:
-        places.timers.watch(run, expires_at)
+    if run.attempt_count == 0 and run.task.extra is not NO_EXTRA:
+        places.timers.watch_deadline(run)
 
 
 def attempt_from(row: Row) -> Attempt:

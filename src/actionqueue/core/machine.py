@@ -8,11 +8,14 @@ The two tables are the only place where a capability is plugged in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
-from actionqueue.core import attempts, control, epochs, submission
+from actionqueue.core import attempts, control, epochs, occurrences, schedules, submission
 from actionqueue.core.errors import ActionQueueError
-from actionqueue.core.state import Accepted, Run, State
+from actionqueue.core.reasons import Where
+from actionqueue.core.state import NO_EXTRA, Accepted, Run, State
+from actionqueue.core.upcoming import looked_at
 
 Event = (
     submission.TaskSubmitted
@@ -28,6 +31,12 @@ Event = (
     | control.RunReprioritized
     | control.Paused
     | control.Resumed
+    | schedules.RunDerived
+    | schedules.OccurrencesSkipped
+    | schedules.OccurrenceWaits
+    | schedules.RunRequested
+    | schedules.BackfillAsked
+    | schedules.ScheduleRetired
     | epochs.EngineOpened
     | epochs.EngineClosed
     | epochs.HandlersDeclared
@@ -45,6 +54,10 @@ Command = (
     | control.Reprioritize
     | control.Pause
     | control.Resume
+    | schedules.PutSchedule
+    | schedules.Trigger
+    | schedules.AskBackfill
+    | schedules.Retire
     | epochs.Declare
     | epochs.Prune
     | epochs.Close
@@ -67,6 +80,12 @@ APPLY: dict[type, Callable[[State, Any], None]] = {
     control.RunReprioritized: control.apply_reprioritized,
     control.Paused: control.apply_paused,
     control.Resumed: control.apply_resumed,
+    schedules.RunDerived: schedules.apply_derived,
+    schedules.OccurrencesSkipped: schedules.apply_skipped,
+    schedules.OccurrenceWaits: schedules.apply_waits,
+    schedules.RunRequested: schedules.apply_requested,
+    schedules.BackfillAsked: schedules.apply_backfill,
+    schedules.ScheduleRetired: schedules.apply_retired,
     epochs.EngineOpened: epochs.apply_opened,
     epochs.EngineClosed: epochs.apply_closed,
     epochs.HandlersDeclared: epochs.apply_declared,
@@ -83,14 +102,23 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     control.Reprioritize: control.decide_reprioritize,
     control.Pause: control.decide_pause,
     control.Resume: control.decide_resume,
-    epochs.Declare: epochs.decide_declare,
+    schedules.Trigger: schedules.decide_trigger,
+    schedules.AskBackfill: schedules.decide_backfill,
+    schedules.Retire: schedules.decide_retire,
     epochs.Prune: epochs.decide_prune,
     epochs.Close: epochs.decide_close,
     epochs.Touch: epochs.decide_touch,
     epochs.ConfirmClock: epochs.decide_touch,
     epochs.PruneHistory: epochs.decide_touch,
 }
-"""Every command but ``Submit``, whose limit comes from the machine's configuration."""
+"""The commands that need nothing but the state."""
+
+SUBMITTING: dict[type, Callable[[State, Any, int, int], Accepted | ActionQueueError]] = {
+    submission.Submit: submission.decide_submit,
+    schedules.PutSchedule: schedules.decide_put,
+    epochs.Declare: schedules.decide_declare,
+}
+"""The commands that also need to know how many runs may be live."""
 
 DUE_RUNS_PER_STEP_MAX = 2_000
 
@@ -111,8 +139,9 @@ class Machine:
 
     def decide(self, command: Command, now: int) -> Accepted | ActionQueueError:
         """The events ``command`` means at ``now``, or the refusal. The state does not change."""
-        if type(command) is submission.Submit:
-            return submission.decide_submit(self.state, command, now, self.live_runs_max)
+        submitting = SUBMITTING.get(type(command))
+        if submitting is not None:
+            return submitting(self.state, command, now, self.live_runs_max)
         return DECIDE[type(command)](self.state, command, now)
 
     def apply(self, event: Event) -> None:
@@ -154,23 +183,62 @@ class Machine:
         """Let runs whose instant has come start, or queue, or be held by a pause. True when more are due."""
         if self._expire(now, events):
             return True
-        places = self.state.places
+        state, places = self.state, self.state.places
         places.pass_time(now)
+        more = bool(state.underived) and self._derive(now, next_id, events)
         due = places.due(now, DUE_RUNS_PER_STEP_MAX)
         waiting: list[bytes] = []
         for run in due:
             if run.task.lane.pause is not None:
                 places.enter_held(run)
+            elif run.task.extra is not NO_EXTRA and not self._may_occur(run, now, events):
+                continue
             elif not waiting and run.reason != attempts.MISFIT and places.startable(run):
                 self._start_due(run, next_id(now), now, events)
             else:
                 waiting.append(run.id_bytes)
+        waiting = [run_id for run_id in waiting if run_id in state.runs]  # a schedule may have canceled one since
         if waiting:
             promoted = attempts.RunsPromoted(now, waiting)
             self.apply(promoted)
             events.append(promoted)
             self.start_ready(now, next_id, events)
-        return len(due) == DUE_RUNS_PER_STEP_MAX
+        if state.underived:
+            more = self._derive(now, next_id, events) or more
+        return more or len(due) == DUE_RUNS_PER_STEP_MAX
+
+    def _may_occur(self, run: Run, now: int, events: list[Event]) -> bool:
+        """Whether ``run``, which fell due, may start: if it is of a schedule, after what that makes of its occurrence."""
+        if run.task.extra.schedule is None:
+            return True
+        runs, places = self.state.runs, self.state.places
+        while run.id_bytes in runs:  # else one that fell due before it has canceled it
+            before = occurrences.decide_due(run, now)
+            for event in before:
+                self.apply(event)
+                events.append(event)
+            if not before:
+                return True
+            if run.where is Where.TIMER and run.until <= now:
+                places.leave(run)
+            elif run.where is not Where.NOWHERE:
+                return False
+        return False
+
+    def _derive(self, now: int, next_id: Callable[[int], bytes], events: list[Event]) -> bool:
+        """Give schedules the runs of their next occurrences. True when any of them is due already, or more is to do."""
+        state = self.state
+        any_due = False
+        for schedule in islice(list(state.underived.values()), DUE_RUNS_PER_STEP_MAX):
+            event = occurrences.decide_next(state, schedule, now, next_id)
+            if event is None:
+                schedule.catching_up = True
+                looked_at(state, schedule)
+                continue
+            self.apply(event)
+            events.append(event)
+            any_due = any_due or type(event) is schedules.RunRequested or event.nominal <= now
+        return any_due or bool(state.underived)
 
     def _expire(self, now: int, events: list[Event]) -> bool:
         """Cancel what was not started by its deadline, before anything starts. True when there may be more."""

@@ -8,6 +8,7 @@ Every live run is in exactly one place, and the place names what it waits for:
 ``LANE``       Ready, in its lane's ``ready``, ordered by (priority, first ready)
 ``MISFIT``     Ready; its stored arguments do not fit the registered handler: in its lane's ``misfits``
 ``QUARANTINE`` Ready; live in two crashes in a row, and set aside when it came up while another such run was running
+``OVERLAP``    an occurrence of a schedule that is due, after one that has not ended: in its schedule's ``waiting``
 ``RUNNING``    an attempt is open
 =============  ================================================================================================
 
@@ -136,6 +137,17 @@ class Places(Families, eq=False):
             del misfits[run.id_bytes]
         elif where is Where.QUARANTINE:
             del self.quarantined[run.id_bytes]
+        elif where is Where.OVERLAP:
+            schedule = run.task.extra.schedule
+            assert schedule is not None
+            del schedule.waiting[run.id_bytes]
+
+    def enter_overlap(self, run: Run) -> None:
+        """``run`` is due, and waits until the occurrences of its schedule before it have ended; its state stays."""
+        schedule = run.task.extra.schedule
+        assert schedule is not None
+        run.where = Where.OVERLAP
+        schedule.waiting[run.id_bytes] = run
 
     def enter_held(self, run: Run) -> None:
         """``run`` is due, and a pause holds it; its state stays."""

@@ -20,6 +20,7 @@ class Where(enum.Enum):
     MISFIT = 4
     QUARANTINE = 5
     RUNNING = 6
+    OVERLAP = 7
 
 
 class NotYetDue(Struct, frozen=True, tag=True):
@@ -88,6 +89,13 @@ class AheadInLine(Struct, frozen=True, tag=True):
     ahead: int
 
 
+class PreviousLive(Struct, frozen=True, tag=True):
+    """An occurrence of a schedule that is due, and waits for the ones before it to end."""
+
+    previous: tuple[bytes, ...]
+    overlap: str
+
+
 class InProgress(Struct, frozen=True, tag=True):
     """An attempt is running since ``since``."""
 
@@ -105,5 +113,6 @@ Reason = (
     | RateLimited
     | TakesItsTurn
     | AheadInLine
+    | PreviousLive
     | InProgress
 )

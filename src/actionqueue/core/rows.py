@@ -17,16 +17,20 @@ from msgspec import MsgspecError, Struct, msgpack
 
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.retry import DEFAULT_TERMS
+from actionqueue.core.rules import Rule
 from actionqueue.core.state import (
     CODE_OF,
     FIRST_TERMINAL,
     NO_EXTRA,
     READY,
     Attempt,
+    Backfill,
     Declaration,
     Epoch,
     PauseMark,
     Run,
+    Schedule,
+    Skip,
     State,
     Task,
 )
@@ -86,6 +90,7 @@ class Facts(Struct, array_like=True):
     tasks_total: int
     pruned_before: int
     blocked: int = 0
+    occurrences_skipped: int = 0
 
 
 class Standing(Struct, array_like=True):
@@ -312,17 +317,51 @@ def project(state: State) -> Projection:
     if state.dirty_facts:
         facts["standing"] = _pack(standing_of(state))
         state.dirty_facts = False
+    for task_id, schedule in state.dirty_schedules.items():
+        stands = task_id in state.schedules
+        key, body = task_id.hex(), _pack(schedule_body(schedule))
+        state.dirty_entries["schedule", key] = body if stands else None
+        if not stands:
+            state.dirty_entries["schedule_ended", key] = body
+    state.dirty_schedules.clear()
     state.places.limits.forget_passed(state.last_at, state.dirty_entries)
     entries = [(kind, key, body) for (kind, key), body in state.dirty_entries.items()]
     state.dirty_entries.clear()
     return Projection(state.last_seq, tasks, runs, attempts, tags, facts, entries)
 
 
+class ScheduleBody(Struct, array_like=True):
+    """A schedule as the body of its entry."""
+
+    task_id: bytes
+    handler: str
+    name: str
+    origin: str
+    rule: Rule
+    base: int
+    content: bytes
+    index: int
+    cursor: int
+    pending: bytes | None
+    over: bool
+    skipped: dict[str, int]
+    last_skip: Skip | None
+    requested: int
+    backfills: list[Backfill]
+    retired_at: int | None
+    retired_by: str
+
+
+def schedule_body(schedule: Schedule) -> ScheduleBody:
+    """A schedule, to be stored."""
+    return ScheduleBody(**{name: getattr(schedule, name) for name in ScheduleBody.__struct_fields__})
+
+
 def facts_of(state: State) -> Facts:
     """The state's single values."""
     return Facts(
         state.last_seq, state.last_at, state.next_order, list(state.counts), state.tasks_total, state.pruned_before,
-        state.places.blocked_count(state.counts[READY]),
+        state.places.blocked_count(state.counts[READY]), state.occurrences_skipped,
     )  # fmt: skip
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core.errors import InvalidSubmission, LimitExceeded, NotSupported, PayloadTooLarge
+from actionqueue.core.errors import InvalidSubmission, LimitExceeded, PayloadTooLarge
 from actionqueue.core.ids import NIL, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.needs import KeyNeed, Limit, Rate, RateNeed, need_problems
 from actionqueue.core.retry import ATTEMPTS_MAX, Backoff
-from actionqueue.core.schedules import Cron, Repeat
+from actionqueue.core.rules import Rule, rule_problems
+from actionqueue.core.timetables import Cron, Repeat
 
 PAYLOAD_BYTES_MAX = 1024 * 1024
 """Encoded arguments, in bytes."""
@@ -129,6 +130,9 @@ class Submission(Struct, array_like=True):
     content: bytes | None = None
     task_id_given: bool = False
     expires_us: int | None = None
+    rule: Rule | None = None
+    schedule_name: str = ""
+    schedule_origin: str = ""
 
 
 class TaskOptions(Struct, frozen=True, omit_defaults=True):
@@ -206,6 +210,8 @@ def submission_problems(item: Submission) -> dict[str, str]:
             problems["delay"] = "given together with at"
     if item.delay_us is not None and "delay" not in problems:
         problems["delay"] = _whole_problem(item.delay_us, 0, DURATION_US_MAX)
+    if item.rule is not None:
+        problems |= _schedule_problems(item, item.rule)
     if item.expires_us is not None:
         problems["expires"] = _whole_problem(item.expires_us, 1, DURATION_US_MAX)
     if item.key is not None:
@@ -219,6 +225,15 @@ def submission_problems(item: Submission) -> dict[str, str]:
     if item.options is not None:
         problems |= option_problems(item.options)
     return {name: problem for name, problem in problems.items() if problem is not None}
+
+
+def _schedule_problems(item: Submission, rule: Rule) -> dict[str, str | None]:
+    problems: dict[str, str | None] = {**rule_problems(rule)}
+    if item.at_us is not None or item.delay_us is not None:
+        problems["schedule"] = "given together with at or delay"
+    if item.schedule_name:
+        problems["name"] = text_problem(item.schedule_name)
+    return problems
 
 
 def option_problems(options: TaskOptions) -> dict[str, str | None]:
@@ -271,13 +286,12 @@ def check_count(count: int, maximum: int = SUBMIT_MANY_MAX) -> None:
         )
 
 
-def once(policy: object) -> Once:
-    """The policy if this version runs it, else ``NotSupported``."""
+def policy_of(policy: object) -> tuple[Once, Rule | None]:
+    """A policy as it is recorded: when its run is due, or the rule of its schedule. Raises ``InvalidSubmission``."""
     if isinstance(policy, Once):
-        return policy
+        return policy, None
     if isinstance(policy, Repeat | Cron):
-        raise NotSupported(
-            f"{type(policy).__name__} schedules are not run by this version; submit with delay= or at=",
-            problems={"schedule": "Repeat and Cron are not run by this version"},
-        )
-    raise InvalidSubmission("schedule: not a policy; give Once", problems={"schedule": "not a policy"})
+        return NOW, policy.rule()
+    raise InvalidSubmission(
+        "policy: give Once(…), Repeat(…) or Cron(…)", problems={"policy": f"is a {type(policy).__name__}"}
+    )

@@ -20,6 +20,7 @@ from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.places import Places
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import AttemptTerms
+from actionqueue.core.rules import Rule
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import NO_OPTIONS, TaskOptions
 
@@ -98,6 +99,72 @@ class CancelMark(Struct, frozen=True, array_like=True):
     how: str
 
 
+class Skip(Struct, frozen=True, array_like=True):
+    """Occurrences that did not happen: ``count`` of them, from the nominal instant ``first`` to ``last``, and why."""
+
+    at: int
+    count: int
+    first: int
+    last: int
+    reason: str
+
+
+class Backfill(Struct, frozen=True, array_like=True):
+    """Runs that were asked for at the nominal instants after ``after`` up to ``until``; those up to ``after`` exist."""
+
+    after: int
+    until: int
+    left: int
+    by: str
+
+
+class Schedule(Struct, eq=False):
+    """What is known of one schedule: how far its occurrences are accounted for (``core/schedules.py``).
+
+    Of the first ``index`` occurrences each has a run, or is one of ``skipped``. ``pending`` is the run of the next one,
+    Scheduled; it is None when that run has left Scheduled and the next was not derived yet.
+    """
+
+    task_id: bytes
+    handler: str
+    name: str
+    origin: str
+    """``code`` (declared by a decorator), ``call`` (``queue.schedule``), or empty: submitted with ``schedule=``."""
+    rule: Rule
+    base: int
+    """The instant from which on it occurs: of its submission."""
+    content: bytes = b""
+    """A digest of everything that makes it this schedule: another one under its name replaces it."""
+    index: int = 0
+    cursor: int = 0
+    """The nominal instant of the last occurrence that is accounted for."""
+    pending: bytes | None = None
+    over: bool = False
+    """No occurrence comes after the cursor."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """How many occurrences, by reason."""
+    last_skip: Skip | None = None
+    requested: int = 0
+    """Runs someone asked for: now, or to fill a range."""
+    backfills: list[Backfill] = field(default_factory=list)
+    retired_at: int | None = None
+    retired_by: str = ""
+    waiting: dict[bytes, Run] = field(default_factory=dict)
+    """Runs that are due and wait for the one before, oldest first."""
+    catching_up: bool = False
+    """It waits for one of its runs to end before more is derived. Found out anew by each process; not stored."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it makes no more runs."""
+        return self.over and not self.backfills
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it stands under its name, and is remembered when its task has finished."""
+        return bool(self.name) and self.retired_at is None
+
+
 class TaskExtra(Struct, frozen=True):
     """What few tasks have; apart from ``Task`` so that a million plain ones stay small."""
 
@@ -109,6 +176,12 @@ class TaskExtra(Struct, frozen=True):
     expires_at: int | None = None
     canceled_at: int | None = None
     by: str = ""
+    rule: Rule | None = None
+    schedule_name: str = ""
+    schedule_origin: str = ""
+    expires_us: int | None = None
+    """The deadline to start of each run after its nominal instant, where there is a schedule."""
+    schedule: Schedule | None = None
 
 
 NO_EXTRA = TaskExtra()
@@ -178,9 +251,10 @@ class Task(Struct, gc=False, eq=False):
 
 
 class Lineage(Struct, frozen=True, gc=False):
-    """Where a requested run comes from: the run it retries, the first of that chain (the token), and who asked."""
+    """Where a requested run comes from: the run it retries (None: it was asked for by itself), the first of that chain
+    (the token), and who asked."""
 
-    retry_of: bytes
+    retry_of: bytes | None
     token: bytes
     by: str
 
@@ -275,6 +349,14 @@ class State(Struct, eq=False):
     """Runs by state code: live ones, and ended ones until they are pruned."""
     tasks_total: int = 0
     pruned_before: int = 0
+    schedules: dict[bytes, Schedule] = field(default_factory=dict)
+    """By task id: those whose task is live, and those that stand under a name."""
+    schedule_names: dict[str, Schedule] = field(default_factory=dict)
+    underived: dict[bytes, Schedule] = field(default_factory=dict)
+    """Schedules that need a look: their next occurrence has no run yet."""
+    occurrences_skipped: int = 0
+    """Of all schedules, ever."""
+    dirty_schedules: dict[bytes, Schedule] = field(default_factory=dict)
     recent: dict[bytes | str, int] = field(default_factory=dict)
     """Task ids and idempotency keys that ended, with the sequence: what a look-up made before it cannot know."""
     recent_before: dict[bytes | str, int] = field(default_factory=dict)
@@ -305,6 +387,8 @@ class State(Struct, eq=False):
         for run in self.runs.values():
             run.next = None
         self.places.dispose()
+        for schedule in self.schedules.values():
+            schedule.waiting.clear()
         for held in (self.tasks, self.runs, self.keys, self.dirty_runs, self.dirty_tasks):
             held.clear()
 

@@ -21,6 +21,7 @@ from actionqueue.core.errors import (
 from actionqueue.core.ids import NIL, RunId, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.lanes import Lane
+from actionqueue.core.rules import CronRule, Rule, timetable
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Submission, TaskOptions, submission_problems
 from actionqueue.core.state import (
@@ -30,10 +31,14 @@ from actionqueue.core.state import (
     Declaration,
     Lineage,
     Run,
+    Schedule,
     State,
     Task,
     TaskExtra,
 )
+
+JITTER_BYTES = 6
+"""How much of a run's id, which is random there, draws its jitter."""
 
 LIVE_RUNS_MAX = 5_000_000
 """Live runs of one engine; beyond it submissions are refused with ``Overloaded``."""
@@ -52,6 +57,11 @@ class RareFields(Struct, frozen=True, omit_defaults=True):
     delay_us: int | None = None
     expires_at: int | None = None
     by: str = ""
+    rule: Rule | None = None
+    schedule_name: str = ""
+    schedule_origin: str = ""
+    expires_us: int | None = None
+    only_occurrence: bool = False
 
 
 NOTHING_RARE = RareFields()
@@ -182,7 +192,12 @@ def decide_submit(state: State, command: Submit, now: int, live_runs_max: int) -
             new_tasks[item.task_id] = known
             if item.key is not None:
                 new_keys[item.key] = known
-        events.append(_submitted(item, declarations.get(item.handler), now, base, command.by))
+        declared = declarations.get(item.handler)
+        event = _submitted if item.rule is None else _scheduled
+        submitted = event(item, declared, now, base, command.by)
+        if isinstance(submitted, ActionQueueError):
+            return submitted
+        events.append(submitted)
         reply.append((item.task_id, item.run_id, True))
     if events and len(state.runs) + len(events) > live_runs_max:
         return Overloaded(
@@ -248,6 +263,39 @@ def _submitted(item: Submission, declared: Declaration | None, now: int, base: i
         now, item.task_id, item.run_id, item.handler, queue, priority, max_attempts, due_at,
         item.payload_digest, len(item.body), rare,
     )  # fmt: skip
+
+
+def _scheduled(
+    item: Submission, declared: Declaration | None, now: int, base: int, by: str
+) -> TaskSubmitted | InvalidSubmission:
+    """A task with a schedule, and the run of its first occurrence."""
+    assert item.rule is not None
+    first = first_occurrence(item.rule, now)
+    if first is None:
+        problem = "never occurs from now on; look at its end and its years"
+        return InvalidSubmission(f"schedule: {problem}", problems={"schedule": problem})
+    plain = _submitted(item, declared, now, base, by)
+    rare = plain.rare or RareFields()
+    expires_us = item.expires_us if item.expires_us is not None else (declared.expires_us if declared else None)
+    rare = replace(
+        rare, rule=item.rule, schedule_name=item.schedule_name, schedule_origin=item.schedule_origin,
+        content=item.content, expires_at=None, expires_us=expires_us, only_occurrence=first[1],
+    )  # fmt: skip
+    return replace(plain, due_at=first[0], rare=rare)
+
+
+def first_occurrence(rule: Rule, base: int) -> tuple[int, bool] | None:
+    """The first nominal instant of a schedule submitted at ``base``, and whether it is the only one."""
+    times = timetable(rule, base)
+    if isinstance(rule, CronRule):
+        after = base if rule.starts_us is None else max(base, rule.starts_us - 1)
+        nominal, most = times.next_after(after), rule.max_occurrences
+    else:
+        nominal, most = times.next_after(-1), rule.count
+    if nominal is None or nominal > SUBMIT_INSTANT_MAX:
+        return None
+    following = times.next_after(nominal)
+    return nominal, most == 1 or following is None or following > SUBMIT_INSTANT_MAX
 
 
 def _existing(
@@ -352,9 +400,12 @@ def apply_submitted(state: State, event: TaskSubmitted) -> None:
     state.tasks_total += 1
     if rare is not None and rare.key is not None:
         state.keys[rare.key] = task
+    if rare is not None and rare.rule is not None:
+        begin_schedule(state, task, event, rare)
+        return
     run = _add_run(state, task, event.run_id, event.due_at, at, event.priority, "submitted")
     if extra.expires_at is not None:
-        places.timers.watch(run, extra.expires_at)
+        places.timers.watch_deadline(run)
     state.dirty_tasks[task_id] = task
 
 
@@ -378,6 +429,9 @@ def apply_run_added(state: State, event: RunAdded) -> None:
             run_count=image.run_count,
             ended=image.ended,
         )
+        standing = state.schedules.get(task.id)
+        if standing is not None:
+            task.extra = replace(task.extra, schedule=standing)
         state.tasks[task.id] = task
         key, until = task.extra.key, task.extra.key_until
         if key is not None and (until is None or until > event.at):  # else it may be another task's by now
@@ -388,6 +442,54 @@ def apply_run_added(state: State, event: RunAdded) -> None:
     run = _add_run(state, task, event.run_id, event.due_at, event.at, event.priority, "retry")
     run.lineage = Lineage(event.retry_of, event.token, event.by)
     state.dirty_tasks[task.id] = task
+
+
+def begin_schedule(state: State, task: Task, event: TaskSubmitted, rare: RareFields) -> None:
+    """A schedule, with the run of its first occurrence ahead."""
+    rule = rare.rule
+    assert rule is not None
+    schedule = Schedule(
+        task.id, task.handler, rare.schedule_name, rare.schedule_origin, rule, event.at, rare.content or b"",
+        index=1, cursor=event.due_at, pending=event.run_id, over=rare.only_occurrence,
+    )  # fmt: skip
+    task.extra = replace(task.extra, schedule=schedule)
+    state.schedules[task.id] = state.dirty_schedules[task.id] = schedule
+    if schedule.name:
+        state.schedule_names[schedule.name] = schedule
+    due_at = occurs_at(rule, event.due_at, event.run_id)
+    add_run(state, task, event.run_id, event.due_at, event.at, "submitted", due_at)
+    state.dirty_tasks[task.id] = task
+
+
+def occurs_at(rule: Rule, nominal: int, run_id: bytes) -> int:
+    """When an occurrence falls due: at its nominal instant, and up to ``jitter`` later, drawn by the id of its run."""
+    if not isinstance(rule, CronRule) or not rule.jitter_us:
+        return nominal
+    return nominal + (rule.jitter_us * int.from_bytes(run_id[-JITTER_BYTES:], "big") >> 8 * JITTER_BYTES)
+
+
+def add_run(
+    state: State, task: Task, run_id: bytes, scheduled_at: int, at: int, reason: str, due_at: int | None = None
+) -> Run:
+    """One more run of a schedule's task: Scheduled until ``due_at`` (whatever the instant is), or Ready."""
+    order = state.next_order
+    state.next_order = order + 1
+    if due_at is None:
+        run = Run.new_ready_with_id(run_id, task.id, min(scheduled_at, at), at, task.priority)
+    else:
+        run = Run.new_scheduled_with_id(run_id, task.id, scheduled_at, at)
+    run.task, run.order, run.priority, run.reason = task, order, task.priority, reason
+    task.run_count += 1
+    task.link(run)
+    state.runs[run_id] = state.dirty_runs[run_id] = run
+    state.dirty_tasks[task.id] = task
+    state.counts[CODE_OF[run.state]] += 1
+    if due_at is None:
+        state.places.enter_lane(run)
+    else:
+        state.places.enter_timer(run, due_at)
+        state.places.timers.watch_deadline(run)
+    return run
 
 
 def _add_run(state: State, task: Task, run_id: bytes, due_at: int, at: int, priority: int, reason: str) -> Run:
@@ -444,6 +546,10 @@ def extra_of(rare: RareFields, canceled_at: int | None = None) -> TaskExtra:
         expires_at=rare.expires_at,
         canceled_at=canceled_at,
         by=rare.by,
+        rule=rare.rule,
+        schedule_name=rare.schedule_name,
+        schedule_origin=rare.schedule_origin,
+        expires_us=rare.expires_us,
     )
 
 
@@ -457,4 +563,8 @@ def rare_of(extra: TaskExtra) -> RareFields:
         delay_us=extra.delay_us,
         expires_at=extra.expires_at,
         by=extra.by,
+        rule=extra.rule,
+        schedule_name=extra.schedule_name,
+        schedule_origin=extra.schedule_origin,
+        expires_us=extra.expires_us,
     )

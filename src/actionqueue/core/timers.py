@@ -46,10 +46,12 @@ class Timers(Struct, eq=False):
             self.due_at = [entry for entry in self.due_at if _is_timed(entry)]
             heapify(self.due_at)
 
-    def watch(self, run: Run, expires_at: int) -> None:
-        """Remember the deadline to start of ``run``."""
-        self._serial += 1
-        heappush(self.deadlines, (expires_at, self._serial, run))
+    def watch_deadline(self, run: Run) -> None:
+        """Remember the deadline to start of ``run``, if it has one."""
+        expires_at = deadline_of(run)
+        if expires_at is not None:
+            self._serial += 1
+            heappush(self.deadlines, (expires_at, self._serial, run))
 
     def take_due(self, now: int, most: int) -> list[Run]:
         """Take up to ``most`` runs whose instant has come, first due first; they are nowhere then."""
@@ -65,13 +67,13 @@ class Timers(Struct, eq=False):
 
     def take_expired(self, now: int, most: int) -> list[Run]:
         """Up to ``most`` runs whose deadline to start has passed before they started."""
-        found: list[Run] = []
+        found: dict[bytes, Run] = {}
         heap = self.deadlines
         while heap and not self.suspended and heap[0][0] <= now and len(found) < most:
             entry = heappop(heap)
             if _may_expire(entry):
-                found.append(entry[2])
-        return found
+                found[entry[2].id_bytes] = entry[2]  # one that was moved to and fro may be there twice
+        return list(found.values())
 
     def next_due(self) -> int | None:
         """The earliest instant that a run waits for."""
@@ -104,6 +106,14 @@ def _is_timed(entry: Entry) -> bool:
     return entry[2].where is Where.TIMER and entry[2].until == entry[0]
 
 
+def deadline_of(run: Run) -> int | None:
+    """The instant by which ``run`` must have started, if there is one: of a schedule's, counted from its occurrence."""
+    extra = run.task.extra
+    if run.lineage is not None:
+        return None
+    return extra.expires_at if extra.expires_us is None else run.scheduled_at + extra.expires_us
+
+
 def _may_expire(entry: Entry) -> bool:
     run = entry[2]
-    return run.where is not Where.NOWHERE and run.attempt_count == 0
+    return run.where is not Where.NOWHERE and run.attempt_count == 0 and deadline_of(run) == entry[0]

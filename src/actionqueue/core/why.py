@@ -14,12 +14,14 @@ from actionqueue.core.reasons import (
     NoFreeSlot,
     NotYetDue,
     Paused,
+    PreviousLive,
     RateLimited,
     Reason,
     TakesItsTurn,
     Where,
 )
 from actionqueue.core.run import RunState
+from actionqueue.core.upcoming import earlier_runs
 from actionqueue.core.waking import key_of
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ def reason_of(places: Places, run: Run, now: int) -> Reason | None:
             return ArgumentsMisfit(run.task.lane.handler)
         case Where.QUARANTINE:
             return TakesItsTurn(next(iter(places.on_trial), None))
+        case Where.OVERLAP:
+            return _previous(run)
         case Where.TIMER if places.engine_pause is None or run.until > now:
             return NotYetDue(run.until, run.state is RunState.RETRY_WAIT)
         case _:
@@ -66,3 +70,9 @@ def _taken(slots: Slots) -> Reason:
     if slots.kind == "key":
         return KeyHeld(slots.name, slots.capacity or 0, holders)
     return NoFreeSlot(slots.kind, slots.name, slots.capacity or 0, holders)
+
+
+def _previous(run: Run) -> PreviousLive:
+    schedule = run.task.extra.schedule
+    assert schedule is not None
+    return PreviousLive(tuple(other.id_bytes for other in earlier_runs(run)), schedule.rule.overlap)

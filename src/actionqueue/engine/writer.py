@@ -14,19 +14,22 @@ from typing import Any
 from actionqueue.core import attempts, control, submission
 from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, Progress
 from actionqueue.core.control import CancelRequested, TaskCanceled
-from actionqueue.core.epochs import Prune
+from actionqueue.core.epochs import Declare, Prune
+from actionqueue.core.equipment import Equipment, equipment_of
 from actionqueue.core.errors import ActionQueueError, StoreError, StoreUnavailable, UnknownRun, UnknownTask
 from actionqueue.core.lanes import Slots
 from actionqueue.core.machine import Command, Machine
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.rows import project
+from actionqueue.core.schedules import OccurrencesSkipped, PutSchedule, ScheduleRetired
+from actionqueue.core.spec import Submission
 from actionqueue.core.state import FIRST_TERMINAL, NO_EXTRA, RETRY_WAIT, RUNNING, Outcome, Run
-from actionqueue.core.submission import Submit
+from actionqueue.core.submission import Submit, TaskSubmitted
 from actionqueue.engine.stopping import Stopping
 from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended, Post, Turn
 from actionqueue.executors.port import Assignment, Called, Report, Runnable
-from actionqueue.store.codec import encode_slots, summary_of
+from actionqueue.store.codec import encode_equipment, encode_slots, summary_of
 
 POSTS_PER_STEP_MAX = 256
 PROJECTION_DELAY_US = 100_000
@@ -52,6 +55,7 @@ class Writer:
         self.questions: deque[tuple[Callable[[Turn], None]]] = deque()
         self.turn = Turn()
         self.draining = False
+        self._equipment = Equipment()
         self.stopping = Stopping(stop_grace_us)
         self._next_id = next_id
         self._payloads: dict[bytes, bytes] = {}
@@ -200,11 +204,13 @@ class Writer:
                 self._stop_task(event, now, turn)
             elif type(event) is control.RunCanceled:
                 self._after_end(event.run_id, turn)
+            elif type(event) is ScheduleRetired:
+                self._retired(event, turn)
             elif type(event) is submission.RunAdded:
                 self.recent.pop(event.task_id, None)
         command = post.command
-        if type(command) is Submit:
-            self._keep_payloads(command, events, turn)
+        if isinstance(command, Submit | PutSchedule | Declare):
+            self._keep_payloads(command.items, events, turn)
         elif type(command) is Prune:
             turn.pruned_tasks += command.task_ids
             recent, seq = machine.state.recent, machine.state.last_seq
@@ -212,11 +218,19 @@ class Writer:
             for task_id in command.task_ids:
                 self.recent.pop(task_id, None)
 
-    def _keep_payloads(self, command: Submit, events: list[Any], turn: Turn) -> None:
-        created = command.items if len(events) == len(command.items) else None
-        if created is None:
-            new = {event.task_id for event in events}
-            created = [item for item in command.items if item.task_id in new]
+    def _retired(self, event: ScheduleRetired, turn: Turn) -> None:
+        task = self.machine.state.dirty_tasks.get(event.task_id)
+        if task is None or task.finished_at is None:
+            return
+        run = next((each for each in self.machine.state.dirty_runs.values() if each.task is task), None)
+        if run is not None:
+            self._ended(run, None, None, turn)
+        else:
+            self._drop_payload(task.id)
+
+    def _keep_payloads(self, items: list[Submission], events: list[Any], turn: Turn) -> None:
+        new = {event.task_id for event in events if type(event) is TaskSubmitted}
+        created = items if len(new) == len(items) else [item for item in items if item.task_id in new]
         blobs, cache = turn.blobs, self._payloads
         for item in created:
             body = item.body
@@ -234,8 +248,7 @@ class Writer:
         for n in range(first, len(events)):
             event = events[n]
             if type(event) is not AttemptStarted:
-                if type(event) is control.RunCanceled:
-                    self._after_end(event.run_id, turn)
+                self._note_other(event, turn)
                 continue
             run = runs[event.run_id]
             task, attempt = run.task, run.attempt
@@ -258,6 +271,16 @@ class Writer:
                 starts[name] = [assignment]
             if timeout_us is not None and name not in tell_calls:
                 stopping.watch(run, attempt, event.at + timeout_us)
+
+    def _note_other(self, event: Any, turn: Turn) -> None:
+        """What happened on the way to starting: deadlines that passed, and what schedules do about their runs."""
+        kind = type(event)
+        if kind is control.RunCanceled:
+            self._after_end(event.run_id, turn)
+        elif kind is CancelRequested:
+            self._stop_run(self.machine.state.runs[event.run_id], event.how, event.at, turn)
+        elif kind is OccurrencesSkipped and event.ends:
+            self._after_end(event.run_id, turn)
 
     def _called(self, report: Called, now: int) -> None:
         run = self.machine.state.runs.get(report.run_id)
@@ -295,11 +318,9 @@ class Writer:
 
     def _ended(self, run: Run, body: bytes | None, event: AttemptFinished | None, turn: Turn) -> None:
         task = run.task
-        if task.head is not None:
+        if task.finished_at is None:
             return
-        payload = self._payloads.pop(task.id, None)
-        if payload is not None:
-            self._payload_bytes -= len(payload)
+        self._drop_payload(task.id)
         ended = Ended(
             run.id_bytes,
             event.to if event is not None else 9,
@@ -311,6 +332,11 @@ class Writer:
         if self._waiters:
             for ticket in self._waiters.pop(task.id, ()):
                 turn.settled.append((ticket, ended))
+
+    def _drop_payload(self, task_id: bytes) -> None:
+        payload = self._payloads.pop(task_id, None)
+        if payload is not None:
+            self._payload_bytes -= len(payload)
 
     def _after_end(self, run_id: bytes, turn: Turn) -> None:
         run = self.machine.state.dirty_runs[run_id]
@@ -328,7 +354,7 @@ class Writer:
         task = self.machine.state.tasks.get(event.task_id)
         if task is None:
             for run in list(self.machine.state.dirty_runs.values()):
-                if run.task.id == event.task_id and run.task.head is None:
+                if run.task.id == event.task_id and run.task.finished_at is not None:
                     self._ended(run, None, None, turn)
                     break
             return
@@ -464,6 +490,7 @@ class Writer:
         if self._projection_due(now):
             turn.projection = project(self.machine.state)
             turn.projection.facts["slots"] = self._slots()
+            self._note_equipment(turn.projection.facts)
             self.machine.state.rotate_recent(keep=self._looking_up > 0)
             self._touched_at = None
             self._projection_asked = False
@@ -471,6 +498,13 @@ class Writer:
             return None
         self.turn = Turn()
         return turn
+
+    def _note_equipment(self, facts: dict[str, bytes]) -> None:
+        """What this process runs things with, where it has changed: for questions that other processes answer."""
+        equipment = equipment_of(self.machine.state.places)
+        if equipment != self._equipment:
+            self._equipment = equipment
+            facts["equipment"] = encode_equipment(equipment)
 
     def _slots(self) -> bytes:
         """The slots of executors and bounded queues, and how many are taken: a fact of this process, for `stats`."""

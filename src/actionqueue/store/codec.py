@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import msgpack
 
+from actionqueue.core.equipment import Equipment
 from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreTooNew, error_kinds
 from actionqueue.core.ids import AttemptId, Id, RunId, TaskId
 from actionqueue.core.machine import Command, Event
@@ -79,6 +80,16 @@ def summary_of(command: Command) -> dict[str, Any]:
         if isinstance(id, bytes) and len(id) == 16:
             about[name] = str(kind(bytes=id))
     return about
+
+
+def encode_equipment(equipment: Equipment) -> bytes:
+    """What an engine runs things with, as a fact."""
+    return _encode(equipment)
+
+
+def decode_equipment(body: bytes) -> Equipment:
+    """The same, back."""
+    return msgpack.decode(body, type=Equipment)
 
 
 def encode_slots(slots: list[tuple[str, str, int, int]]) -> bytes:

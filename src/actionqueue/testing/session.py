@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from actionqueue.core.epochs import SERVED, Declare
+from actionqueue.core.epochs import SERVED
 from actionqueue.core.errors import NotRunning
 from actionqueue.core.machine import Command
 from actionqueue.core.submission import Submit
 from actionqueue.engine.tickets import Ticket
 from actionqueue.line import EngineLine, Read
 from actionqueue.session import Session
+from actionqueue.task import declaring
 
 if TYPE_CHECKING:
     from actionqueue.engine.engine import Engine
@@ -41,7 +42,7 @@ class SimulatedSession(Session):
         if stepper is not None:
             declared = task.declared
             stepper.engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
-            stepper.engine.post(Declare([task.declaration()]))
+            stepper.engine.post(declaring([task]))
             stepper.settle()
 
     def read_inbox(self, timeout_s: float) -> bool:

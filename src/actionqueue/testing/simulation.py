@@ -18,7 +18,6 @@ import msgspec
 
 from actionqueue.core.attempts import Progress
 from actionqueue.core.check import check
-from actionqueue.core.epochs import Declare
 from actionqueue.core.errors import NotRunning
 from actionqueue.core.ids import IdSource
 from actionqueue.core.instants import instant_us, parse_duration_us, to_datetime
@@ -28,6 +27,7 @@ from actionqueue.records import run_record
 from actionqueue.running import IdleSummary
 from actionqueue.settings import MEMORY
 from actionqueue.store.port import RunFilter
+from actionqueue.task import declaring
 from actionqueue.testing.clock import VirtualTime
 from actionqueue.testing.faults import Died, Disk
 from actionqueue.testing.inline import InlineExecutor
@@ -149,7 +149,7 @@ class Simulation:
             engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
         engine.take_store()
         engine.effects.on_failure = self._failed.append
-        engine.post(Declare([task.declaration() for task in queue.handlers.values()]))
+        engine.post(declaring(queue.handlers.values()))
         house = Housekeeping(engine, settings.retention_us, settings.log_retention_us)
         engine.on_served = house.serve
         self.stepper, self.loop, self._house = stepper, loop, house
