@@ -158,8 +158,8 @@ def _controlling(commands: Commands) -> None:
     ):
         parser = _command(commands, name, f"commands_control:{name}", what)
         scope = parser.add_mutually_exclusive_group()
-        scope.add_argument("--queue", help="only this queue")
-        scope.add_argument("--handler", help="only this handler")
+        scope.add_argument("--queue", metavar="NAME", help="only this queue")
+        scope.add_argument("--handler", metavar="NAME", help="only this handler")
         scope.add_argument("--task", metavar="ID", help="only this task")
         if name == "resume":
             scope.add_argument("--clock", action="store_true", help="vouch for the clock after it was set")
