@@ -73,7 +73,7 @@ from actionqueue.core.state import (
     State,
 )
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
-from actionqueue.core.timers import deadline_of
+from actionqueue.core.timers import deadline_of, is_ahead
 
 START = 1_700_000_000_000_000
 TERMS = AttemptTerms(backoff=Fixed(10_000_000))
@@ -345,6 +345,7 @@ class Story:
                 if entry[2].where is not Where.NOWHERE
                 and not entry[2].attempt_count
                 and entry[0] == deadline_of(entry[2])
+                and not is_ahead(entry[2])
             ]
         if places.engine_pause is None:
             wakes += [each.next_at for each in places.limits.buckets.values() if each.waiting]

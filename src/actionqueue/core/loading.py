@@ -35,6 +35,7 @@ from actionqueue.core.state import (
     Task,
 )
 from actionqueue.core.submission import RareFields, extra_of, limited_lane, new_lane
+from actionqueue.core.timers import is_ahead
 from actionqueue.core.upcoming import OVERLAP, is_behind, let_come
 
 _terms = msgpack.Decoder(AttemptTerms)
@@ -234,7 +235,7 @@ def _place(state: State, run: Run, code: int) -> None:
         places.enter_overlap(run)
     else:
         places.enter_timer(run, run.until)
-    if run.attempt_count == 0 and run.task.extra is not NO_EXTRA:
+    if run.attempt_count == 0 and run.task.extra is not NO_EXTRA and not is_ahead(run):
         places.timers.watch_deadline(run)
 
 

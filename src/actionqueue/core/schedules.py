@@ -344,7 +344,6 @@ def apply_skipped(state: State, event: OccurrencesSkipped) -> None:
         cancel_waiting(state, run, event.at, event.reason)
         return
     state.places.enter_timer(run, submission.occurs_at(schedule.rule, event.nominal, event.run_id))
-    state.places.timers.watch_deadline(run)
     state.dirty_runs[event.run_id] = run
 
 
