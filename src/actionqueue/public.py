@@ -65,6 +65,7 @@ from actionqueue.core.errors import (
     WaitInHandler,
 )
 from actionqueue.core.ids import AttemptId, RunId, TaskId
+from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
@@ -124,6 +125,7 @@ __all__ = [
     "InvalidSubmission",
     "InvalidTaskId",
     "InvalidTransition",
+    "Limit",
     "LimitExceeded",
     "ManyRuns",
     "NetworkFileSystem",
@@ -143,6 +145,7 @@ __all__ = [
     "Problem",
     "Progress",
     "PruneSummary",
+    "Rate",
     "ReadyScheduledAtAfterCreatedAt",
     "Refusal",
     "Refused",

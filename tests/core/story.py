@@ -113,7 +113,7 @@ class Tables:
         """The live rows, as a state. They come in an order that means nothing."""
         runs = reversed([row for row in self.runs.values() if row[4] < FIRST_TERMINAL])
         tasks = (stored_task(row) for row in self.tasks.values() if row[12] is None)
-        entries = [(*names, body) for names, body in self.entries.items()]
+        entries = ((*names, body) for names, body in self.entries.items())
         return load(self.facts, tasks, map(stored_run, runs), entries)
 
     def known_task(self, row: Row) -> KnownTask:

@@ -62,14 +62,13 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     state.epoch = standing.epoch
     state.occurrences_skipped = kept.occurrences_skipped
     state.places.set_pauses(state.pauses)
-    for kind, _, packed in entries:
+    for kind, key, packed in entries:
         if kind == "schedule":
             _load_schedule(state, _schedule(packed))
+        elif kind == RATE:
+            state.places.limits.restore(key, packed)
     for stored in tasks:
         _load_task(state, stored)
-    for kind, key, packed, *_ in entries:
-        if kind == RATE:
-            state.places.limits.restore(key, packed)
     found = [0] * FIRST_TERMINAL
     for stored in runs:
         _load_run(state, stored)
