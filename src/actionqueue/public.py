@@ -76,6 +76,7 @@ from actionqueue.core.forecast import (
     PeakEstimate,
 )
 from actionqueue.core.ids import AttemptId, RunId, TaskId
+from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
@@ -141,6 +142,7 @@ __all__ = [
     "InvalidSubmission",
     "InvalidTaskId",
     "InvalidTransition",
+    "Limit",
     "LimitExceeded",
     "LoadEstimate",
     "ManyRuns",
@@ -163,6 +165,7 @@ __all__ = [
     "Problem",
     "Progress",
     "PruneSummary",
+    "Rate",
     "ReadyScheduledAtAfterCreatedAt",
     "Refusal",
     "Refused",
