@@ -66,10 +66,10 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.forecast import (
     BacklogEstimate,
-    ForecastDifference,
     DurationEstimate,
-    ForecastEntry,
     Forecast,
+    ForecastDifference,
+    ForecastEntry,
     HeldRuns,
     LoadEstimate,
     OverlapEstimate,

@@ -8,12 +8,16 @@ from datetime import datetime, timedelta
 
 from actionqueue.cli.opening import exact_instant, open_store
 from actionqueue.cli.plot import plot
-from actionqueue.cli.render import WIDTH_DEFAULT, columns_of_terminal, cut, plain, print_json
+from actionqueue.cli.render import WIDTH_DEFAULT, columns_of_terminal, plain, print_json, width_of
 from actionqueue.cli.running import DONE
 from actionqueue.core.errors import InvalidDuration
 from actionqueue.core.forecast import Forecast
 from actionqueue.core.forecast_text import lines_of
 from actionqueue.core.instants import parse_duration_us
+
+COLUMNS_MIN = 40
+INDENT = 10
+"""Of what goes on in the next line."""
 
 
 def forecast(options: Namespace) -> int:
@@ -24,8 +28,18 @@ def forecast(options: Namespace) -> int:
         return DONE
     width = columns_of_terminal()
     for line in lines_of(found, _plot(found, width)):
-        print(_printable(line if width is None else cut(line, width)))
+        for part in _fitting(line, width):
+            print(_printable(part))
     return DONE
+
+
+def _fitting(line: str, width: int | None) -> list[str]:
+    """The line, or the lines it is broken into where it is too wide: nothing is left out."""
+    if width is None or width_of(line) <= width:
+        return [line]
+    import textwrap
+
+    return textwrap.wrap(line, max(width, COLUMNS_MIN), subsequent_indent=" " * INDENT)
 
 
 def _until(options: Namespace) -> datetime | timedelta:

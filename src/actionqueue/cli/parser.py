@@ -138,7 +138,10 @@ def _reading(commands: Commands) -> None:
     show.add_argument("id", metavar="ID", help="of a run or a task")
     _past(show)
     forecast = _command(
-        commands, "forecast", "commands_ahead:forecast", "say what will happen: exactly where it is known, else estimated"
+        commands,
+        "forecast",
+        "commands_ahead:forecast",
+        "say what will happen: exactly where it is known, else estimated",
     )
     ahead = forecast.add_mutually_exclusive_group()
     ahead.add_argument("--hours", type=float, default=24.0, metavar="N", help="how far ahead (default: 24)")

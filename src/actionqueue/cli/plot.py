@@ -38,8 +38,8 @@ def plot(
        │               ███████
        │          ████████████
        │          ████████████
-      0│     █████████████████
-       └──────────────────────
+       │     █████████████████
+      0└──────────────────────
         12:00             13:00
     """
     labels = [_label(max(values, default=0)) for _, values in series]
@@ -51,9 +51,9 @@ def plot(
         lines.append(name)
         rows = _bars(_spread(values, columns), max(values, default=0), blocks=blocks)
         for n, row in enumerate(rows):
-            said = label if n == 0 else "0" if n == HEIGHT - 1 else ""
+            said = label if n == 0 else ""
             lines.append(f"{said:>{margin}}{wall}{row}".rstrip())
-    lines += [f"{'':>{margin}}{corner}{floor * columns}", f"{'':>{margin}} {_axis(begin, end, columns)}".rstrip()]
+    lines += [f"{'0':>{margin}}{corner}{floor * columns}", f"{'':>{margin}} {_axis(begin, end, columns)}".rstrip()]
     return lines
 
 

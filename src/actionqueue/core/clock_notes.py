@@ -45,7 +45,8 @@ def clock_note(rule: CronRule, nominal: int, previous: int | None) -> str:
     if _is_shown_twice(local):
         if times.is_fixed:
             return f"{local:%H:%M} comes twice that day, as the clock goes back; it happens the first time"
-        return f"{local:%H:%M} comes twice that day, as the clock goes back; this is the {'second' if local.fold else 'first'}"
+        which = "second" if local.fold else "first"
+        return f"{local:%H:%M} comes twice that day, as the clock goes back; this is the {which} time"
     if previous is not None and (was_s := offset_at(here, previous // SECOND_US)) != offset_s:
         way = "forward" if offset_s > was_s else "back"
         return f"the clock has gone {way} since the one before: {_shown(was_s)} then, {_shown(offset_s)} now"
@@ -58,4 +59,6 @@ def _is_shown_twice(local: datetime) -> bool:
 
 def _shown(offset_s: int) -> str:
     sign, rest = ("-", -offset_s) if offset_s < 0 else ("+", offset_s)
-    return f"UTC{sign}{timedelta(seconds=rest) // timedelta(hours=1)}" + (f":{rest // 60 % 60:02}" if rest % 3600 else "")
+    return f"UTC{sign}{timedelta(seconds=rest) // timedelta(hours=1)}" + (
+        f":{rest // 60 % 60:02}" if rest % 3600 else ""
+    )

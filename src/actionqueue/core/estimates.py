@@ -13,20 +13,27 @@ from msgspec import Struct
 
 from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.control import CancelRequested, RunCanceled
-from actionqueue.core.forecast import BacklogEstimate, ForecastEntry, HeldRuns, LoadEstimate, OverlapEstimate, PeakEstimate
+from actionqueue.core.forecast import (
+    BacklogEstimate,
+    ForecastEntry,
+    HeldRuns,
+    LoadEstimate,
+    OverlapEstimate,
+    PeakEstimate,
+)
 from actionqueue.core.instants import to_datetime
 from actionqueue.core.known import held_by
 from actionqueue.core.lanes import Lane
-from actionqueue.core.rehearsal import Watch
 from actionqueue.core.reasons import Where
+from actionqueue.core.rehearsal import Watch
 from actionqueue.core.run import RunState
 from actionqueue.core.schedules import OccurrencesSkipped
 from actionqueue.core.state import RUNNING, Run, Schedule, State
 
 LOADS = 240
 """Intervals that a forecast's load is told by."""
-LIMITS_LISTED_MAX = 20
-"""Keys and rates that are listed: those that take longest."""
+LIMITS_LISTED_MAX = 10
+"""Keys and rates that are listed: those for which most wait."""
 
 
 class Backlog(Struct, eq=False):
@@ -180,20 +187,23 @@ class Estimates(Watch):
 
     # --- what it comes to --------------------------------------------------------------------------------------
 
+    def limits_left_out(self) -> int:
+        """How many keys and rates there are besides, for which some wait."""
+        return max(
+            0, sum(each.most > 0 and each.kind != "queue" for each in self._backlogs.values()) - LIMITS_LISTED_MAX
+        )
+
     def backlogs(self) -> Iterator[BacklogEstimate]:
         """That of all, then those of queues, then of keys and rates, the longest first; those in which some wait."""
         found = [each for each in self._backlogs.values() if each.most]
         queues = sorted((each for each in found if each.kind == "queue"), key=lambda each: each.name)
-        limits = sorted((each for each in found if each.kind != "queue"), key=self._slowness)
+        limits = sorted((each for each in found if each.kind != "queue"), key=_length)
         for each in (self._all, *queues, *limits[:LIMITS_LISTED_MAX]):
             yield BacklogEstimate(
                 kind=each.kind, name=each.name, waiting=each.begin, most=each.most, left=each.count,
                 drained_at=None if each.empty_first is None or not each.begin else to_datetime(each.empty_first),
                 grows=self._grows(each),
             )  # fmt: skip
-
-    def _slowness(self, backlog: Backlog) -> tuple[bool, int, int, str]:
-        return backlog.empty_first is not None, -(backlog.empty_first or 0), -backlog.begin, backlog.name
 
     def _grows(self, backlog: Backlog) -> bool:
         """More wait at the end than half way and at the beginning, and at no instant in between did none."""
@@ -331,6 +341,10 @@ class _Loads:
             )
             for n in range(min(used, LOADS))
         )
+
+
+def _length(backlog: Backlog) -> tuple[int, int, str, str]:
+    return -backlog.begin, -backlog.most, backlog.kind, backlog.name
 
 
 def _is_overdue(run: Run, now: int) -> bool:

@@ -124,7 +124,8 @@ class ForecastDifference(Struct, frozen=True, kw_only=True):
 class Forecast(Struct, frozen=True, kw_only=True):
     """What will happen from ``at`` until ``until``. ``print`` it to read it.
 
-    ``entries`` are in order. ``left_out`` are exact ones there was no room for. Estimates reach until ``reached``, which is
+    ``entries`` are in order; ``left_out`` later ones had no room. ``limits_left_out`` keys and rates for which fewer wait
+    are not among the ``backlogs``. Estimates reach until ``reached``, which is
     earlier than ``until`` where too much happens. ``assumed`` are sentences on what is taken for granted, ``what_if`` the
     changes that were asked about, and ``differences`` what they change.
     """
@@ -135,6 +136,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     entries: tuple[ForecastEntry, ...]
     left_out: int
     backlogs: tuple[BacklogEstimate, ...]
+    limits_left_out: int
     overlaps: tuple[OverlapEstimate, ...]
     peaks: tuple[PeakEstimate, ...]
     durations: tuple[DurationEstimate, ...]
@@ -157,7 +159,7 @@ def differences(without: Forecast, with_it: Forecast) -> Iterable[ForecastDiffer
     """What is different in the second of two forecasts of the same."""
     before, after = _facts(without), _facts(with_it)
     for what in dict.fromkeys((*before, *after)):
-        told, tells = before.get(what, "-"), after.get(what, "-")
+        told, tells = before.get(what, "none"), after.get(what, "none")
         if told != tells:
             yield ForecastDifference(what=what, without=told, with_it=tells)
 
@@ -166,7 +168,7 @@ def _facts(forecast: Forecast) -> dict[str, str]:
     """What two forecasts are compared by, as text."""
     from actionqueue.core.forecast_text import backlog_named, backlog_outcome, overlap_outcome, shown_moment
 
-    found = {backlog_named(each): backlog_outcome(each, forecast.at) for each in forecast.backlogs}
+    found = {backlog_named(each): backlog_outcome(each, forecast.at, brief=True) for each in forecast.backlogs}
     found |= {f"schedule {each.schedule}": overlap_outcome(each) for each in forecast.overlaps}
     found |= {f"most at once on {each.executor}": f"{each.most} of {each.capacity}" for each in forecast.peaks}
     found |= {f"held by {each.by}": f"{each.waiting} waiting" for each in forecast.held}

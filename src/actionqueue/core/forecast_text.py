@@ -14,7 +14,7 @@ from actionqueue.core.instants import timedelta_us
 from actionqueue.core.rules import describe_duration
 
 if TYPE_CHECKING:
-    from actionqueue.core.forecast import BacklogEstimate, ForecastEntry, Forecast, OverlapEstimate
+    from actionqueue.core.forecast import BacklogEstimate, Forecast, ForecastEntry, OverlapEstimate
 
 _DOES = {"skip": "skipped", "queue": "made to wait", "allow": "started beside it", "cancel_running": "ended early"}
 _WHAT = {
@@ -26,15 +26,17 @@ _WHAT = {
 def lines_of(forecast: Forecast, plot: Sequence[str] = ()) -> Iterator[str]:
     """All of it. ``plot`` are lines to put between what happens and what it comes to."""
     at = forecast.at
-    yield f"Forecast from {at:%Y-%m-%d %H:%M:%S}Z for {shown_span(forecast.until - at)}, to {shown_moment(forecast.until, at)}Z"
+    span, end = shown_span(forecast.until - at), shown_moment(forecast.until, at)
+    yield f"Forecast from {at:%Y-%m-%d %H:%M:%S}Z for {span}, to {end}Z"
     yield from (f"  what if: {each}" for each in forecast.what_if)
     yield from (f"  assumed: {each}" for each in forecast.assumed)
     if forecast.reached < forecast.until:
         yield f"  so much happens that the estimates end at {shown_moment(forecast.reached, at)}Z"
     if forecast.differences:
         yield from ("", "What that changes")
-        rows = [[each.what, each.with_it, f"instead of {each.without}"] for each in forecast.differences]
-        yield from _aligned(rows)
+        yield from _aligned([
+            [each.what, f"{each.with_it}, instead of {each.without}"] for each in forecast.differences
+        ])  # fmt: skip
     yield ""
     yield from _events(forecast)
     if plot:
@@ -55,7 +57,9 @@ def _events(forecast: Forecast) -> Iterator[str]:
 def _row(entry: ForecastEntry, at: datetime) -> list[str]:
     mark = " " if entry.exact else "~"
     when = shown_moment(entry.at, at)
-    return [f"{mark}{when}", f"in {shown_span(entry.at - at)}", _WHAT[entry.kind], _subject(entry, at), _remark(entry)]
+    said = "  ".join(part for part in (_subject(entry, at), _remark(entry)) if part)
+    wait = f"in {shown_span(entry.at - at)}" if entry.at > at else "now"
+    return [f"{mark}{when}", wait, _WHAT[entry.kind], said]
 
 
 def _subject(entry: ForecastEntry, at: datetime) -> str:
@@ -80,7 +84,7 @@ def _remark(entry: ForecastEntry) -> str:
     if entry.latest is not None:
         parts.append(f"up to {shown_span(entry.latest - entry.at)} later, by jitter")
     if entry.kind == "overlap":
-        parts.append(f"the one before is still going on: {_DOES[entry.note]}")
+        parts.append(f"the one before has not ended: {_DOES[entry.note]}")
     elif entry.note:
         parts.append(entry.note)
     if entry.held_by:
@@ -95,18 +99,20 @@ def _sums(forecast: Forecast) -> Iterator[str]:
     at = forecast.at
     rows = [[backlog_named(each), f"{each.waiting} waiting", backlog_outcome(each, at)] for each in forecast.backlogs]
     yield from ("", "Backlog (estimated)", *_aligned(rows))
+    if forecast.limits_left_out:
+        yield f"  … and {forecast.limits_left_out} keys and rates for which fewer wait"
     if forecast.held:
         yield from ("", "Held back until someone acts")
         yield from _aligned([[each.by, f"{each.waiting} waiting"] for each in forecast.held])
     if forecast.overlaps:
         yield from ("", "Schedules that meet themselves (estimated)")
         yield from _aligned([[each.schedule, overlap_outcome(each)] for each in forecast.overlaps])
-    used = [each for each in forecast.peaks if each.most]
-    if used:
+    if any(each.most for each in forecast.peaks):
         yield from ("", "Most at once (estimated)")
         yield from _aligned([
-            [each.executor, f"{each.most} of {each.capacity}", "" if each.at is None else f"from {shown_moment(each.at, at)}"]
-            for each in used
+            [each.executor, f"{each.most} of {each.capacity}", f"first at {shown_moment(each.at, at)}"]
+            for each in forecast.peaks
+            if each.at is not None
         ])  # fmt: skip
     if forecast.durations:
         yield from ("", "Durations the estimates rest on")
@@ -124,9 +130,9 @@ def backlog_named(backlog: BacklogEstimate) -> str:
     return "in all" if backlog.kind == "all" else f"{backlog.kind} {backlog.name}"
 
 
-def backlog_outcome(backlog: BacklogEstimate, at: datetime) -> str:
-    """What becomes of it."""
-    most = f"; {backlog.most} at most" if backlog.most > backlog.waiting else ""
+def backlog_outcome(backlog: BacklogEstimate, at: datetime, *, brief: bool = False) -> str:
+    """What becomes of it; when ``brief``, without how it was on the way."""
+    most = f"; {backlog.most} at most" if backlog.most > backlog.waiting and not brief else ""
     if backlog.grows:
         return f"grows: {backlog.left} at the end, as more arrive than start"
     if backlog.drained_at is not None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from statistics import median_low
 
 from actionqueue.core.estimates import Estimates
-from actionqueue.core.forecast import DurationEstimate, ForecastEntry, Forecast
+from actionqueue.core.forecast import DurationEstimate, Forecast, ForecastEntry
 from actionqueue.core.instants import SECOND_US, to_datetime
 from actionqueue.core.known import ENTRIES_MAX, known_entries
 from actionqueue.core.machine import Machine
@@ -49,14 +49,17 @@ def foretell(
     overlaps = tuple(estimates.overlaps_found({name: each.takes for name, each in used.items()}))
     entries += estimates.entries()
     entries += (
-        ForecastEntry(at=each.first_at, kind="overlap", exact=False, name=each.schedule, handler=each.handler, note=each.policy)
+        ForecastEntry(
+            at=each.first_at, kind="overlap", exact=False, name=each.schedule, handler=each.handler, note=each.policy
+        )
         for each in overlaps
     )
     entries.sort(key=lambda each: (each.at, not each.exact, each.kind, each.name))
     return Forecast(
         at=to_datetime(now), until=to_datetime(until), reached=to_datetime(rehearsal.now),
         entries=tuple(entries[:ENTRIES_MAX]), left_out=max(0, len(entries) - ENTRIES_MAX),
-        backlogs=tuple(estimates.backlogs()), overlaps=overlaps, peaks=tuple(estimates.peaks()),
+        backlogs=tuple(estimates.backlogs()), limits_left_out=estimates.limits_left_out(),
+        overlaps=overlaps, peaks=tuple(estimates.peaks()),
         durations=tuple(used[name] for name in used if name in durations.asked),
         held=tuple(estimates.held_runs()), load=estimates.loads(), assumed=tuple(assumed),
     )  # fmt: skip

@@ -30,7 +30,7 @@ ROWS_KEPT_MAX = 5_000
 
 
 class Watch:
-    """Told of everything that happens in a rehearsal, with the run as it is afterwards. What is not overridden is ignored."""
+    """Told of everything that happens in a rehearsal, with the run as it is afterwards. By itself it ignores it."""
 
     def waits(self, run: Run) -> None:
         """``run`` is Ready, and queues."""

@@ -48,8 +48,8 @@ def _pause(machine: Machine, text: str, verb: str, scope: Sequence[str], now: in
         raise _refused(text, f"{verb} what? {_FORMS}")
     if name:
         _check_there(machine, text, kind, name)
-    kinds = {"pause": Pause, "resume": Resume}
-    outcome = machine.perform(kinds[verb](kind, name, "what if"), now)
+    command = Pause(kind, name, "what if") if verb == "pause" else Resume(kind, name, "what if")
+    outcome = machine.perform(command, now)
     if isinstance(outcome, ActionQueueError):
         raise outcome
     if not outcome[1]:
