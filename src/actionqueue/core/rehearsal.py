@@ -73,14 +73,13 @@ class Rehearsal:
         self._takes_us = takes_us
         self._watch = watch
         self._next_id = next_id or _ids()
-        self._ends: list[tuple[int, int, Run, Attempt, Outcome]] = []
+        self._ends: list[tuple[int, int, Run, Attempt]] = []
         self._serial = count()
         for run in machine.state.runs.values():
             attempt = run.attempt
             if attempt is not None:
-                self._expect_end(run, attempt, max(now, attempt.started_at + takes_us(run)))
-                if run.cancel is not None:
-                    self._expect_end(run, attempt, now, Outcome.CANCELED)
+                at = attempt.started_at + takes_us(run) if run.cancel is None else now
+                self._expect_end(run, attempt, max(now, at))
 
     @property
     def is_exhausted(self) -> bool:
@@ -123,17 +122,18 @@ class Rehearsal:
     def _end_due(self) -> None:
         ends, machine, now = self._ends, self.machine, self.now
         while ends and ends[0][0] <= now:
-            _, _, run, attempt, outcome = heappop(ends)
+            _, _, run, attempt = heappop(ends)
             if run.attempt is not attempt:
                 continue
+            outcome = Outcome.COMPLETED if run.cancel is None else Outcome.CANCELED
             event = finish_event(machine.state, Finish(run.id_bytes, attempt.id, attempt.fence, outcome), now)
             assert event is not None, "the attempt holds its run"
             machine.apply(event)
             self._watch.ends(run, event)
             self.events_left -= 1
 
-    def _expect_end(self, run: Run, attempt: Attempt, at: int, outcome: Outcome = Outcome.COMPLETED) -> None:
-        heappush(self._ends, (at, next(self._serial), run, attempt, outcome))
+    def _expect_end(self, run: Run, attempt: Attempt, at: int) -> None:
+        heappush(self._ends, (at, next(self._serial), run, attempt))
 
     def _tell(self, event: Any) -> None:
         state, watch = self.machine.state, self._watch
@@ -156,7 +156,7 @@ class Rehearsal:
             run = state.runs[event.run_id]
             assert run.attempt is not None, "what does not run is canceled at once"
             watch.overlaps(run.task.id, event)
-            self._expect_end(run, run.attempt, self.now, Outcome.CANCELED)
+            self._expect_end(run, run.attempt, self.now)
 
     def _let_go(self) -> None:
         """What a projection would do: forget what was touched, and look through heaps that are mostly outdated."""
