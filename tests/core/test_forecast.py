@@ -75,7 +75,11 @@ class Really:
         self._step()
         while True:
             at = min(
-                (each for each in (story.state.places.next_timer(), *(end[0] for end in self.ends)) if each is not None),
+                (
+                    each
+                    for each in (story.state.places.next_timer(), *(end[0] for end in self.ends))
+                    if each is not None
+                ),
                 default=None,
             )
             if at is None or at > until:
@@ -105,7 +109,7 @@ class Really:
                     run = story.state.runs[event.run_id]
                     self.seen.append((story.now, "starts", event.run_id))
                     self.ends.append((story.now + takes_us(run), self._serial(), event.run_id))
-            story._record(events)  # noqa: SLF001 - the step is taken apart on purpose
+            story._record(events)
             asked = any(run.attempt is not None and run.cancel is not None for run in story.state.runs.values())
             more = more or asked or any(end[0] <= story.now for end in self.ends)
 
@@ -167,7 +171,9 @@ def test_a_change_that_is_asked_about_does_what_making_it_does() -> None:
         return told
 
     asked, made = story(), story()
-    change(asked.machine, ["queue mail=3", "limit one=2", "handler g=1", "pause handler g", "resume handler g"], asked.now)
+    change(
+        asked.machine, ["queue mail=3", "limit one=2", "handler g=1", "pause handler g", "resume handler g"], asked.now
+    )
     made.set_queue("mail", 3)
     made.state.places.set_key_capacity("one", 2)
     made.register("g", concurrency=1)
@@ -351,7 +357,9 @@ def test_a_schedule_that_takes_longer_than_its_interval_meets_itself(policy: str
     rule = Cron("* * * * *", overlap=policy).rule()
     story = scheduled(rule, datetime(2026, 11, 2, 12, 0, 1, tzinfo=UTC))
     found = told(story, 10 * MINUTE, h=[90 * SECOND])
-    assert [(each.policy, each.first_at) for each in found.overlaps] == [(policy, datetime(2026, 11, 2, 12, 2, tzinfo=UTC))]
+    assert [(each.policy, each.first_at) for each in found.overlaps] == [
+        (policy, datetime(2026, 11, 2, 12, 2, tzinfo=UTC))
+    ]
     assert found.overlaps[0].count == {"skip": 5, "queue": 9, "allow": 9, "cancel_running": 9}[policy]
     assert not told(scheduled(rule, datetime(2026, 11, 2, 12, tzinfo=UTC)), 10 * MINUTE, h=[50 * SECOND]).overlaps
 

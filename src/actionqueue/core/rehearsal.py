@@ -22,8 +22,8 @@ from actionqueue.core.machine import Machine
 from actionqueue.core.schedules import OccurrencesSkipped, OccurrenceWaits, RunRequested
 from actionqueue.core.state import Attempt, Outcome, Run
 
-EVENTS_MAX = 1_500_000
-"""Events of one rehearsal; about ten seconds of work. What comes after them is not foreseen."""
+EVENTS_MAX = 1_000_000
+"""Events of one rehearsal; ten to fifteen seconds of work. What comes after them is not foreseen."""
 
 ROWS_KEPT_MAX = 5_000
 """Runs that have changed are forgotten as changed, and ended ones let go of, when so many are remembered."""
