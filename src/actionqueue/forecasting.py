@@ -6,24 +6,24 @@ The rehearsal is made by whoever asked, in the thread that waits (or, for a coro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from actionqueue.core.errors import InvalidSubmission
-from actionqueue.core.forecast import Forecast, differences
-from actionqueue.core.foretelling import foretell
 from actionqueue.core.instants import DAY_US, instant_us, parse_duration_us
 from actionqueue.core.machine import Machine
 from actionqueue.core.state import COMPLETED
-from actionqueue.core.what_if import change
-from actionqueue.fork import fork
 from actionqueue.line import work_inline
 from actionqueue.operations import Operation, Script, awaiting_script, blocking_script
 from actionqueue.scheduling import SchedulingOperating
 from actionqueue.store.port import Reader, RunFilter
+
+if TYPE_CHECKING:
+    from actionqueue.core.forecast import Forecast  # what only a forecast needs is imported when one is made
 
 HORIZON_US_MAX = 366 * DAY_US
 """How far a forecast may reach."""
@@ -62,11 +62,13 @@ class ForecastOperating(SchedulingOperating):
         """
         line = self.line()
         wanted = (what_if,) if isinstance(what_if, str) else tuple(what_if)
+        reach = _reach(until)
         has_engine = line.engine_present()
         found = yield self._read(lambda reader: _Reading.of(reader, twice=bool(wanted)), absent=_Reading.absent)
 
         def work() -> Forecast:
-            return _forecast(found, line.now_us(), until, wanted, has_engine=has_engine)
+            with found:
+                return _forecast(found, line.now_us(), reach, wanted, has_engine=has_engine)
 
         forecast: Forecast = yield Operation(lambda ticket: work_inline(work, ticket), lambda reply: reply)
         return forecast
@@ -85,13 +87,24 @@ class _Reading(Struct):
     @classmethod
     def of(cls, reader: Reader, *, twice: bool) -> _Reading:
         """All of it."""
+        from actionqueue.fork import fork
+
         machine = fork(reader)
         return cls(machine, fork(reader) if twice else None, _recorded(reader, machine))
 
     @classmethod
     def absent(cls) -> _Reading:
         """There is no store yet."""
-        return cls(Machine(), None, {})
+        return cls(Machine(), Machine(), {})
+
+    def __enter__(self) -> None:
+        """For as long as it is used."""
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the copies."""
+        for machine in (self.machine, self.spare):
+            if machine is not None:
+                machine.state.dispose()
 
 
 def _recorded(reader: Reader, machine: Machine) -> dict[str, list[int]]:
@@ -112,27 +125,18 @@ def _recorded(reader: Reader, machine: Machine) -> dict[str, list[int]]:
 
 
 def _forecast(
-    found: _Reading,
-    now: int,
-    until: datetime | timedelta | float | str,
-    what_if: Sequence[str],
-    *,
-    has_engine: bool,
+    found: _Reading, now: int, reach: Callable[[int], int], what_if: Sequence[str], *, has_engine: bool
 ) -> Forecast:
-    machine = found.machine
-    now = max(now, machine.state.last_at)
-    until_us = _until(until, now)
-    try:
-        if not what_if:
-            return _foretell(machine, now, until_us, found.recorded, (), has_engine=has_engine)
-        spare = found.spare or Machine()
-        changed = _foretell(spare, now, until_us, found.recorded, what_if, has_engine=has_engine)
-        without = _foretell(machine, now, until_us, found.recorded, (), has_engine=has_engine)
-        return replace(changed, what_if=tuple(what_if), differences=tuple(differences(without, changed)))
-    finally:
-        machine.state.dispose()
-        if found.spare is not None:
-            found.spare.state.dispose()
+    from actionqueue.core.forecast import differences
+
+    now = max(now, found.machine.state.last_at)
+    until = reach(now)
+    if not what_if:
+        return _foretell(found.machine, now, until, found.recorded, (), has_engine=has_engine)
+    assert found.spare is not None, "two copies were asked for"
+    changed = _foretell(found.spare, now, until, found.recorded, what_if, has_engine=has_engine)
+    without = _foretell(found.machine, now, until, found.recorded, (), has_engine=has_engine)
+    return replace(changed, what_if=tuple(what_if), differences=tuple(differences(without, changed)))
 
 
 def _foretell(
@@ -144,6 +148,9 @@ def _foretell(
     *,
     has_engine: bool,
 ) -> Forecast:
+    from actionqueue.core.foretelling import foretell
+    from actionqueue.core.what_if import change
+
     assumed: list[str] = []
     uncertain: set[bytes] = set()
     state = machine.state
@@ -157,17 +164,19 @@ def _foretell(
     return foretell(machine, now, until, recorded, uncertain=uncertain, assumed=assumed)
 
 
-def _until(until: datetime | timedelta | float | str, now: int) -> int:
-    """The instant that a forecast is to reach."""
-    at = (
-        instant_us(until, field="until")
-        if isinstance(until, datetime)
-        else now + parse_duration_us(until, field="until")
-    )
-    if not now < at <= now + HORIZON_US_MAX:
-        problem = "give an instant to come, or a duration, of at most 366 days"
-        raise InvalidSubmission(f"until: {problem}", problems={"until": problem})
-    return at
+def _reach(until: datetime | timedelta | float | str) -> Callable[[int], int]:
+    """Of the present, the instant that a forecast is to reach. What is wrong with it by itself is said at once."""
+    is_instant = isinstance(until, datetime)
+    given = instant_us(until, field="until") if isinstance(until, datetime) else parse_duration_us(until, field="until")
+
+    def reach(now: int) -> int:
+        at = given if is_instant else now + given
+        if not now < at <= now + HORIZON_US_MAX:
+            problem = "give an instant to come, or a duration, of at most 366 days"
+            raise InvalidSubmission(f"until: {problem}", problems={"until": problem})
+        return at
+
+    return reach
 
 
-__all__ = ["Forecast", "ForecastOperating"]
+__all__ = ["ForecastOperating"]

@@ -6,7 +6,8 @@ Knows: how to count along, a step costing what changes in it and not what there 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -214,13 +215,13 @@ class Estimates(Watch):
             and (backlog.empty_last is None or backlog.empty_last < since)
         )
 
-    def overlaps_found(self, takes: dict[str, Any]) -> Iterator[OverlapEstimate]:
+    def overlaps_found(self, takes: Callable[[str], timedelta]) -> Iterator[OverlapEstimate]:
         """Schedules that meet themselves, the first one first."""
         for each in sorted(self._meetings.values(), key=lambda each: each.first):
             schedule = each.schedule
             yield OverlapEstimate(
                 schedule=schedule.name or schedule.handler, handler=schedule.handler, policy=schedule.rule.overlap,
-                count=each.count, first_at=to_datetime(each.first), takes=takes[schedule.handler],
+                count=each.count, first_at=to_datetime(each.first), takes=takes(schedule.handler),
             )  # fmt: skip
 
     def peaks(self) -> Iterator[PeakEstimate]:
@@ -268,14 +269,17 @@ class Estimates(Watch):
 
     def _of(self, lane: Lane) -> Iterator[Backlog]:
         yield self._all
-        names: list[tuple[Literal["queue", "key", "rate"], str]] = [("queue", lane.queue.name)]
-        names += [("key", slots.name) for slots in lane.keys]
-        names += [("rate", bucket.name) for bucket in lane.rates]
-        for kind, name in names:
-            found = self._backlogs.get((kind, name))
-            if found is None:
-                found = self._backlogs[kind, name] = Backlog(kind, name)
-            yield found
+        yield self._named("queue", lane.queue.name)
+        for slots in lane.keys:
+            yield self._named("key", slots.name)
+        for bucket in lane.rates:
+            yield self._named("rate", bucket.name)
+
+    def _named(self, kind: Literal["queue", "key", "rate"], name: str) -> Backlog:
+        found = self._backlogs.get((kind, name))
+        if found is None:
+            found = self._backlogs[kind, name] = Backlog(kind, name)
+        return found
 
     def _leaves(self, run_id: bytes) -> None:
         backlogs = self._waiting.pop(run_id, None)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
-from statistics import median_low
 
 from actionqueue.core.estimates import Estimates
 from actionqueue.core.forecast import DurationEstimate, Forecast, ForecastEntry
@@ -42,11 +41,9 @@ def foretell(
     rehearsal.settle()
     estimates.begin()
     entries = known_entries(machine.state, now, until, uncertain)
-    handlers = {task.handler for task in machine.state.tasks.values()}
     rehearsal.play(until)
     estimates.close(rehearsal.now)
-    used = {each: durations.estimate(each) for each in sorted(handlers | durations.asked)}
-    overlaps = tuple(estimates.overlaps_found({name: each.takes for name, each in used.items()}))
+    overlaps = tuple(estimates.overlaps_found(lambda handler: durations.estimate(handler).takes))
     entries += estimates.entries()
     entries += (
         ForecastEntry(
@@ -60,7 +57,7 @@ def foretell(
         entries=tuple(entries[:ENTRIES_MAX]), left_out=max(0, len(entries) - ENTRIES_MAX),
         backlogs=tuple(estimates.backlogs()), limits_left_out=estimates.limits_left_out(),
         overlaps=overlaps, peaks=tuple(estimates.peaks()),
-        durations=tuple(used[name] for name in used if name in durations.asked),
+        durations=tuple(map(durations.estimate, sorted(durations.asked))),
         held=tuple(estimates.held_runs()), load=estimates.loads(), assumed=tuple(assumed),
     )  # fmt: skip
 
@@ -81,17 +78,20 @@ class _Durations:
 
     def _look(self, handler: str) -> int:
         self.asked.add(handler)
-        durations = self._recorded.get(handler)
-        found = self._typical[handler] = median_low(durations) if durations else ASSUMED_US
+        found = self._typical[handler] = typical_us(self._recorded.get(handler, ()))
         return found
 
     def estimate(self, handler: str) -> DurationEstimate:
         """What is told of it."""
-        takes = self._typical[handler] if handler in self._typical else self._peek(handler)
-        return DurationEstimate(
-            handler=handler, takes=timedelta(microseconds=takes), recorded=len(self._recorded.get(handler, ()))
-        )
+        durations = self._recorded.get(handler, ())
+        takes = timedelta(microseconds=typical_us(durations))
+        return DurationEstimate(handler=handler, takes=takes, recorded=len(durations))
 
-    def _peek(self, handler: str) -> int:
-        durations = self._recorded.get(handler)
-        return median_low(durations) if durations else ASSUMED_US
+
+def typical_us(durations: Collection[int]) -> int:
+    """The median, the smaller of two; a guess, where there are none.
+
+    >>> typical_us([7, 1, 100, 3]), typical_us([])
+    (3, 1000000)
+    """
+    return sorted(durations)[(len(durations) - 1) // 2] if durations else ASSUMED_US
