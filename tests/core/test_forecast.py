@@ -253,6 +253,19 @@ def test_a_deadline_of_what_waits_is_exact_and_that_it_passes_is_an_estimate() -
     assert [each.kind for each in in_time.entries if each.name == "h"] == ["start", "deadline"]
 
 
+def test_of_many_runs_those_that_come_together_are_one_entry() -> None:
+    story = Story(checked=False)
+    for burst, minutes in enumerate((1, 20, 40)):
+        story.submit(*(f"{burst}.{n}" for n in range(4 - burst)), delay_us=minutes * MINUTE)
+        story.now += 1000
+    found = told(story, HOUR)
+    assert [(each.kind, each.count, instant_us(each.at) // MINUTE - START // MINUTE) for each in found.exact] == [
+        ("scheduled", 4, 1), ("scheduled", 3, 20), ("scheduled", 2, 40),
+    ]  # fmt: skip
+    few = told(Story(checked=False).play("submit a b c d e delay=30s"), HOUR)
+    assert [each.run is not None for each in few.exact] == [True] * 5
+
+
 def test_a_time_that_does_not_exist_says_so() -> None:
     rule = Cron("30 2 * * *", timezone="Europe/Berlin").rule()
     found = told(scheduled(rule, datetime(2026, 3, 27, 12, tzinfo=UTC)), 72 * HOUR)

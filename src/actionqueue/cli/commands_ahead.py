@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from actionqueue.cli.opening import exact_instant, open_store
 from actionqueue.cli.plot import plot
 from actionqueue.cli.render import WIDTH_DEFAULT, columns_of_terminal, plain, print_json, width_of
-from actionqueue.cli.running import DONE
+from actionqueue.cli.running import DONE, Misuse
 from actionqueue.core.errors import InvalidDuration
 from actionqueue.core.forecast import Forecast
 from actionqueue.core.forecast_text import lines_of
 from actionqueue.core.instants import parse_duration_us
 
+HOURS_MAX = 366 * 24
 COLUMNS_MIN = 40
 INDENT = 10
 """Of what goes on in the next line."""
@@ -44,6 +45,8 @@ def _fitting(line: str, width: int | None) -> list[str]:
 
 def _until(options: Namespace) -> datetime | timedelta:
     if options.until is None:
+        if not 0 < options.hours <= HOURS_MAX:
+            raise Misuse(f"--hours: give a number above 0, at most {HOURS_MAX}")
         return timedelta(hours=options.hours)
     try:
         return timedelta(microseconds=parse_duration_us(options.until, field="--until"))

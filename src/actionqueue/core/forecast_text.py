@@ -70,10 +70,14 @@ def _subject(entry: ForecastEntry, at: datetime) -> str:
         name += f" …{entry.run.hex[-8:]}"
     if entry.count == 1:
         return name
-    last = "" if entry.until is None else f" until {shown_moment(entry.until, at)}"
+    last = "" if entry.until is None or _same_second(entry) else f" until {shown_moment(entry.until, at)}"
     every = "" if entry.every is None else f", every {describe_duration(timedelta_us(entry.every))}"
-    more = " more" if entry.exact else " waiting runs" if entry.kind in ("start", "expiry") else ""
+    more = " more" if entry.kind == "schedule" else " waiting runs" if entry.kind in ("start", "expiry") else " runs"
     return f"{name}: {entry.count}{more}{last}{every}"
+
+
+def _same_second(entry: ForecastEntry) -> bool:
+    return entry.until is not None and int(entry.until.timestamp()) == int(entry.at.timestamp())
 
 
 def _remark(entry: ForecastEntry) -> str:
@@ -138,7 +142,7 @@ def backlog_outcome(backlog: BacklogEstimate, at: datetime, *, brief: bool = Fal
     if backlog.drained_at is not None:
         return f"drains by {shown_moment(backlog.drained_at, at)}, in {shown_span(backlog.drained_at - at)}{most}"
     if not backlog.waiting and not backlog.left:
-        return f"keeps up{most}"
+        return f"keeps up{most}" if backlog.most else "nothing waits"
     return f"{backlog.left} left at the end{most}"
 
 

@@ -1,7 +1,7 @@
 """What is known for certain of the future of a state: occurrences, runs that wait for an instant, deadlines to start.
 
-Asked of a state in which everything due has been dealt with. What there is much of is shortened: the first few, and one
-entry for the rest. Of a schedule, the occurrences at which the wall clock is changed are never shortened away.
+Asked of a state in which everything due has been dealt with. What there is much of is shortened: of occurrences, the
+first few, and one entry for the rest; of runs, those that come close together are one entry. Of a schedule, the occurrences at which the wall clock is changed are never shortened away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from actionqueue.core.clock_notes import changes, clock_note
 from actionqueue.core.fire_times import Timetable
 from actionqueue.core.forecast import ForecastEntry, Kind
 from actionqueue.core.ids import RunId
-from actionqueue.core.instants import format_duration, to_datetime
+from actionqueue.core.instants import SECOND_US, format_duration, to_datetime
 from actionqueue.core.reasons import Where
 from actionqueue.core.rules import CronRule
 from actionqueue.core.run import RunState
@@ -28,7 +28,9 @@ from actionqueue.core.zones import zone
 LISTED_MAX = 5
 """So many of a kind are listed one by one."""
 LISTED_OF_MORE = 3
-"""Of more than that, so many, and the others in one entry."""
+"""Of more occurrences than that, so many, and the others in one entry."""
+BURSTS_MAX = 10
+"""Of more runs than that, so many entries, or one more."""
 ENTRIES_MAX = 2_000
 """Entries of a forecast. The latest are left out, which it says."""
 
@@ -60,16 +62,24 @@ def _instants(run: Run) -> Iterator[tuple[Kind, int]]:
 def _shortened(
     state: State, kind: Kind, found: list[tuple[int, Run]], uncertain: Collection[bytes]
 ) -> Iterator[ForecastEntry]:
-    listed = len(found) if len(found) <= LISTED_MAX else LISTED_OF_MORE
-    for at, run in found[:listed]:
-        yield _of_run(state, kind, at, run, exact=run.id_bytes not in uncertain)
-    if rest := found[listed:]:
-        task = rest[0][1].task
-        yield ForecastEntry(
-            at=to_datetime(rest[0][0]), until=to_datetime(rest[-1][0]), count=len(rest), kind=kind, name=task.handler,
-            handler=task.handler, queue=task.queue, held_by="" if kind == "deadline" else held_by(state, rest[0][1]),
-            exact=all(run.id_bytes not in uncertain for _, run in rest),
-        )  # fmt: skip
+    bursts = [found[n : n + 1] for n in range(len(found))] if len(found) <= LISTED_MAX else _bursts(found)
+    for burst in bursts:
+        at, run = burst[0]
+        exact = all(run.id_bytes not in uncertain for _, run in burst)
+        entry = _of_run(state, kind, at, run, exact=exact)
+        if len(burst) > 1:
+            entry = replace(entry, count=len(burst), until=to_datetime(burst[-1][0]), run=None, note="")
+        yield entry
+
+
+def _bursts(found: list[tuple[int, Run]]) -> Iterator[list[tuple[int, Run]]]:
+    """Those that come close together, seen from afar: apart where nothing happens for a tenth of the whole time."""
+    apart = max(SECOND_US, (found[-1][0] - found[0][0]) // BURSTS_MAX)
+    begin = 0
+    for n in range(1, len(found) + 1):
+        if n == len(found) or found[n][0] - found[n - 1][0] >= apart:
+            yield found[begin:n]
+            begin = n
 
 
 def _of_run(state: State, kind: Kind, at: int, run: Run, *, exact: bool) -> ForecastEntry:
