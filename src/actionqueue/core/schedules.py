@@ -395,6 +395,7 @@ def apply_retired(state: State, event: ScheduleRetired) -> None:
         forget(state, schedule)
         return
     state.dirty_tasks[task.id] = task
+    looked_at(state, schedule)
     run = None if schedule.pending is None else state.runs[schedule.pending]
     if run is not None and run.scheduled_at > event.at:
         schedule.pending, schedule.over = None, True

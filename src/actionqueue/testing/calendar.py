@@ -30,6 +30,7 @@ class Account(Struct, eq=False):
     count: int = 1
     left_to_fill: int = 0
     retired_at: int | None = None
+    is_canceled: bool = False
 
     @property
     def every_us(self) -> int:
@@ -90,12 +91,14 @@ class Calendar:
     def is_over(self, task_id: bytes) -> bool:
         """Whether nothing of it is to come."""
         account = self._accounts.get(task_id)
-        return account is None or account.retired_at is not None or not self._is_left(account)
-
-    def _is_left(self, account: Account) -> bool:
+        if account is None or account.is_canceled:
+            return True
         rule = account.rule
         most = rule.count if isinstance(rule, RepeatRule) else rule.max_occurrences
-        return bool(account.left_to_fill) or most is None or account.count < most
+        has_more = (most is None or account.count < most) and account.after(
+            account.cursor, account.retired_at
+        ) is not None
+        return not (account.left_to_fill or has_more)
 
     def left(self, run_id: bytes, task_id: bytes) -> None:
         """A run is not the pending one any more."""
@@ -210,3 +213,4 @@ class Calendar:
         account = self._accounts.get(task_id)
         if account is not None:
             account.retired_at, account.left_to_fill, account.pending = at, 0, None
+            account.is_canceled = True

@@ -387,7 +387,7 @@ class Ledger:
 
     def _lift_pause(self, task_id: bytes) -> None:
         """The pause of a task ends with it."""
-        if not any(run_id in self.live for run_id in self.tasks[task_id].runs):
+        if self.calendar.is_over(task_id) and not any(run_id in self.live for run_id in self.tasks[task_id].runs):
             self.paused.discard(("task", task_id.hex()))
 
 
