@@ -331,9 +331,9 @@ class ClientLine:
         """Whether some process holds the store."""
         return read_holder(self._path) is not None
 
-    def now_us(self) -> int:
+    def now_us(self, wall_shift: int) -> int:
         """By the wall clock."""
-        return time.time_ns() // 1000
+        return time.time_ns() // 1000 - wall_shift
 
     def close(self) -> None:
         """Stop watching; whoever still waits is told so."""

@@ -6,15 +6,15 @@ The rehearsal is made by whoever asked, in the thread that waits (or, for a coro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from actionqueue.core.errors import InvalidSubmission
-from actionqueue.core.instants import DAY_US, instant_us, parse_duration_us
+from actionqueue.core.instants import DAY_US, SECOND_US, format_duration, instant_us, parse_duration_us
 from actionqueue.core.machine import Machine
 from actionqueue.core.state import COMPLETED
 from actionqueue.line import work_inline
@@ -32,6 +32,7 @@ SAMPLES_MAX = 200
 HANDLERS_MAX = 500
 """Handlers whose durations are read: those with the most to do come first."""
 
+SHIFTED = "the wall clock, which cron follows, is {} {} the engine's clock, which everything else goes by"
 NO_ENGINE = "no engine runs on this store; this is as if one like the last had started now"
 NEVER_AN_ENGINE = "no engine has run on this store, so nothing is known of slots and handlers"
 LOST = "what was running when the last engine ended is lost, and tried again as its retries allow"
@@ -64,104 +65,100 @@ class ForecastOperating(SchedulingOperating):
         wanted = (what_if,) if isinstance(what_if, str) else tuple(what_if)
         reach = _reach(until)
         has_engine = line.engine_present()
-        found = yield self._read(lambda reader: _Reading.of(reader, twice=bool(wanted)), absent=_Reading.absent)
+        count = 2 if wanted else 1
+        found = yield self._read(
+            lambda reader: _Reading.of(reader, count), absent=lambda: _Reading([Machine() for _ in range(count)], {})
+        )
 
         def work() -> Forecast:
             with found:
-                return _forecast(found, line.now_us(), reach, wanted, has_engine=has_engine)
+                now = found.begin(line.now_us, has_engine=has_engine)
+                answer: Forecast = found.foretell(0, now, reach(now), wanted)  # refused before anything else is done
+                return _compared(answer, found.foretell(1, now, reach(now), ()), wanted) if wanted else answer
 
-        forecast: Forecast = yield Operation(lambda ticket: work_inline(work, ticket), lambda reply: reply)
-        return forecast
+        answer: Forecast = yield Operation(lambda ticket: work_inline(work, ticket), lambda reply: reply)
+        return answer
 
     forecast = blocking_script(_script_forecast)
     aforecast = awaiting_script(_script_forecast)
 
 
-class _Reading(Struct):
-    """What is read for a forecast. ``spare`` is a second copy of the state, for comparison."""
+class _Reading:
+    """What is read for a forecast: copies of the state, and how long handlers took. To be used in a ``with``."""
 
-    machine: Machine
-    spare: Machine | None
-    recorded: dict[str, list[int]]
+    def __init__(self, copies: list[Machine], recorded: dict[str, list[int]]) -> None:
+        self.copies = copies
+        self.recorded = recorded
+        self.assumed: list[str] = []
+        self.uncertain: frozenset[bytes] = frozenset()
+        """Runs whose attempts are lost, so that when they are due again is not decided yet."""
 
     @classmethod
-    def of(cls, reader: Reader, *, twice: bool) -> _Reading:
-        """All of it."""
+    def of(cls, reader: Reader, count: int) -> _Reading:
+        """So many copies."""
         from actionqueue.fork import fork
 
-        machine = fork(reader)
-        return cls(machine, fork(reader) if twice else None, _recorded(reader, machine))
-
-    @classmethod
-    def absent(cls) -> _Reading:
-        """There is no store yet."""
-        return cls(Machine(), Machine(), {})
+        copies = [fork(reader) for _ in range(count)]
+        return cls(copies, _recorded(reader, copies[0]))
 
     def __enter__(self) -> None:
-        """For as long as it is used."""
+        """Nothing else is to be done first."""
 
     def __exit__(self, *_: object) -> None:
         """Let go of the copies."""
-        for machine in (self.machine, self.spare):
-            if machine is not None:
-                machine.state.dispose()
+        for machine in self.copies:
+            machine.state.dispose()
+
+    def begin(self, now_us: Callable[[int], int], *, has_engine: bool) -> int:
+        """The present, by the engine's clock. Where none runs, one opens now in the copies."""
+        state = self.copies[0].state
+        wall = now_us(state.wall_shift if has_engine else 0)
+        now = max(wall, state.last_at)
+        if not has_engine:
+            self._open(now, wall - now)
+        if abs(state.wall_shift) >= SECOND_US:
+            way = "ahead of" if state.wall_shift > 0 else "behind"
+            self.assumed.append(SHIFTED.format(format_duration(abs(state.wall_shift)), way))
+        return now
+
+    def _open(self, now: int, wall_shift: int) -> None:
+        state = self.copies[0].state
+        self.assumed.append(NO_ENGINE if state.places.executors else NEVER_AN_ENGINE)
+        self.uncertain = frozenset(run_id for run_id, run in state.runs.items() if run.attempt is not None)
+        if self.uncertain:
+            self.assumed.append(LOST)
+        number = 1 if state.epoch is None else state.epoch.number + 1
+        for machine in self.copies:
+            machine.open(now, number, 0, "", "", 0.5, wall_shift)
+
+    def foretell(self, index: int, now: int, until: int, what_if: Sequence[str]) -> Forecast:
+        """What will happen in the copy of that index, which is used up by it."""
+        from actionqueue.core.foretelling import foretell
+        from actionqueue.core.what_if import change
+
+        machine = self.copies[index]
+        change(machine, what_if, now)
+        return foretell(machine, now, until, self.recorded, uncertain=self.uncertain, assumed=self.assumed)
 
 
 def _recorded(reader: Reader, machine: Machine) -> dict[str, list[int]]:
     """The durations of the newest completed runs of handlers that have something to do, in microseconds."""
-    live: dict[str, int] = {}
-    for task in machine.state.tasks.values():
-        live[task.handler] = live.get(task.handler, 0) + 1
-    busiest = sorted(live, key=lambda name: (-live[name], name))[:HANDLERS_MAX]
+    live = Counter(task.handler for task in machine.state.tasks.values())
     return {
         name: [
             row[14] - row[13]
             for row in reader.runs(RunFilter(handler=name, states=(COMPLETED,), limit=SAMPLES_MAX))
             if row[13] is not None and row[14] is not None
         ]
-        for name in busiest
+        for name, _ in live.most_common(HANDLERS_MAX)
         if name in machine.state.places.handlers
     }
 
 
-def _forecast(
-    found: _Reading, now: int, reach: Callable[[int], int], what_if: Sequence[str], *, has_engine: bool
-) -> Forecast:
+def _compared(changed: Forecast, without: Forecast, what_if: Sequence[str]) -> Forecast:
     from actionqueue.core.forecast import differences
 
-    now = max(now, found.machine.state.last_at)
-    until = reach(now)
-    if not what_if:
-        return _foretell(found.machine, now, until, found.recorded, (), has_engine=has_engine)
-    assert found.spare is not None, "two copies were asked for"
-    changed = _foretell(found.spare, now, until, found.recorded, what_if, has_engine=has_engine)
-    without = _foretell(found.machine, now, until, found.recorded, (), has_engine=has_engine)
     return replace(changed, what_if=tuple(what_if), differences=tuple(differences(without, changed)))
-
-
-def _foretell(
-    machine: Machine,
-    now: int,
-    until: int,
-    recorded: Mapping[str, list[int]],
-    what_if: Sequence[str],
-    *,
-    has_engine: bool,
-) -> Forecast:
-    from actionqueue.core.foretelling import foretell
-    from actionqueue.core.what_if import change
-
-    assumed: list[str] = []
-    uncertain: set[bytes] = set()
-    state = machine.state
-    if not has_engine:
-        assumed.append(NO_ENGINE if state.places.executors else NEVER_AN_ENGINE)
-        uncertain = {run_id for run_id, run in state.runs.items() if run.attempt is not None}
-        machine.open(now, (state.epoch.number if state.epoch is not None else 0) + 1, 0, "", "", 0.5)
-        if uncertain:
-            assumed.append(LOST)
-    change(machine, what_if, now)
-    return foretell(machine, now, until, recorded, uncertain=uncertain, assumed=assumed)
 
 
 def _reach(until: datetime | timedelta | float | str) -> Callable[[int], int]:

@@ -59,8 +59,8 @@ class Line(Protocol):
         """Whether an engine is on the store now."""
         ...
 
-    def now_us(self) -> int:
-        """The present instant: of the engine, where it is in this process."""
+    def now_us(self, wall_shift: int) -> int:
+        """The present instant of the engine, to whose clock the wall clock was last seen that far ahead."""
         ...
 
 
@@ -133,8 +133,9 @@ class EngineLine:
         """It is here."""
         return True
 
-    def now_us(self) -> int:
+    def now_us(self, wall_shift: int) -> int:
         """By the engine's clock."""
+        del wall_shift  # seen for itself
         return self.engine.clock.now_us()
 
 

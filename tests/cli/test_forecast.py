@@ -104,7 +104,7 @@ def test_a_plot_fits_and_has_one_axis(width: int, hours: float) -> None:
 
 
 def test_a_bar_is_as_high_as_its_share_and_never_nothing_for_something() -> None:
-    rows = plot([("n", [0, 1, 50, 100])], NOON, NOON + timedelta(hours=1), width=29, blocks=True)[1 : HEIGHT + 1]
+    rows = plot([("n", [0, 1, 50, 100])], NOON, NOON + timedelta(hours=1), width=27, blocks=True)[1 : HEIGHT + 1]
     columns = ["".join(row.split("│")[1].ljust(20)[at] for row in rows) for at in (0, 5, 10, 15)]
 
     assert columns == ["     ", "    ▁", "  ▄██", "█████"]

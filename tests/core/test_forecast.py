@@ -11,6 +11,7 @@ import pytest
 from actionqueue.core.attempts import AttemptStarted, Finish
 from actionqueue.core.check import fingerprint
 from actionqueue.core.control import Pause
+from actionqueue.core.epochs import FollowWall
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.forecast import Forecast, ForecastEntry
 from actionqueue.core.foretelling import foretell
@@ -305,6 +306,18 @@ def test_jitter_is_a_range_but_of_the_next_occurrence_it_is_known() -> None:
     assert [instant_us(each.at) for each in found.exact] == [due, instant_us(datetime(2026, 11, 4, 9, tzinfo=UTC))]
     assert found.exact[0].latest is None
     assert found.exact[1].latest == datetime(2026, 11, 4, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("shift", [-30 * MINUTE, -1, 0, 7, 20 * MINUTE])
+def test_cron_is_told_by_the_wall_clock_and_in_the_order_in_which_things_happen(shift: int) -> None:
+    story = scheduled(Cron("0 * * * *").rule(), datetime(2026, 11, 2, 12, 30, tzinfo=UTC))
+    story.submit("r", delay_us=45 * MINUTE)
+    story.perform(FollowWall(shift))
+    kinds = [each.kind for each in told(story, 2 * HOUR).exact]
+    again = scheduled(Cron("0 * * * *").rule(), datetime(2026, 11, 2, 12, 30, tzinfo=UTC))
+    again.perform(FollowWall(shift))
+    assert kinds[:2] == (["scheduled", "schedule"] if shift < -15 * MINUTE else ["schedule", "scheduled"])
+    assert shown(told(again, 2 * HOUR).exact) == ["02 13:00 UTC", "02 14:00 UTC"]
 
 
 def test_a_repeat_ends_with_its_count() -> None:

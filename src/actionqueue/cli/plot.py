@@ -34,17 +34,17 @@ def plot(
     >>> for line in plot([("n", [0, 1, 2, 4])], noon, noon + timedelta(hours=1), width=32, blocks=True):
     ...     print(line)
     n
-      4│               ███████
-       │               ███████
-       │          ████████████
-       │          ████████████
-       │     █████████████████
-      0└──────────────────────
-        12:00             13:00
+      4│                    ███████
+       │                    ███████
+       │             ▄▄▄▄▄▄▄███████
+       │      ▂▂▂▂▂▂▂██████████████
+       │      █████████████████████
+      0└───────────────────────────
+        12:00                  13:00
     """
     labels = [_label(max(values, default=0)) for _, values in series]
     margin = max(len(label) for label in labels) + 2
-    columns = max(COLUMNS_MIN, min(width, WIDTH_MAX) - margin - 3)
+    columns = max(COLUMNS_MIN, min(width, WIDTH_MAX) - margin - 2)
     wall, corner, floor = "│└─" if blocks else "|+-"
     lines: list[str] = []
     for (name, values), label in zip(series, labels, strict=True):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 
 from actionqueue.core.estimates import Estimates
-from actionqueue.core.forecast import DurationEstimate, Forecast, ForecastEntry
+from actionqueue.core.forecast import DurationEstimate, Forecast, ForecastEntry, OverlapEstimate
 from actionqueue.core.instants import SECOND_US, to_datetime
 from actionqueue.core.known import ENTRIES_MAX, known_entries
 from actionqueue.core.machine import Machine
@@ -40,25 +40,28 @@ def foretell(
     rehearsal = Rehearsal(machine, now, durations.takes_us, estimates, events_max=events_max)
     rehearsal.settle()
     estimates.begin()
-    entries = known_entries(machine.state, now, until, uncertain)
+    happenings = list(known_entries(machine.state, now, until, uncertain))
     rehearsal.play(until)
     estimates.close(rehearsal.now)
     overlaps = tuple(estimates.overlaps_found(lambda handler: durations.estimate(handler).takes))
-    entries += estimates.entries()
-    entries += (
-        ForecastEntry(
-            at=each.first_at, kind="overlap", exact=False, name=each.schedule, handler=each.handler, note=each.policy
-        )
-        for each in overlaps
-    )
-    entries.sort(key=lambda each: (each.at, not each.exact, each.kind, each.name))
+    happenings += [(each.at, each) for each in (*estimates.entries(), *map(_met, overlaps))]
+    happenings.sort(key=lambda each: (each[0], not each[1].exact, each[1].kind, each[1].name))
+    entries = tuple(entry for _, entry in happenings[:ENTRIES_MAX])
     return Forecast(
         at=to_datetime(now), until=to_datetime(until), reached=to_datetime(rehearsal.now),
-        entries=tuple(entries[:ENTRIES_MAX]), left_out=max(0, len(entries) - ENTRIES_MAX),
+        entries=entries, left_out=len(happenings) - len(entries),
         backlogs=tuple(estimates.backlogs()), limits_left_out=estimates.limits_left_out(),
         overlaps=overlaps, peaks=tuple(estimates.peaks()),
         durations=tuple(map(durations.estimate, sorted(durations.asked))),
         held=tuple(estimates.held_runs()), load=estimates.loads(), assumed=tuple(assumed),
+    )  # fmt: skip
+
+
+def _met(overlap: OverlapEstimate) -> ForecastEntry:
+    """The entry of the first time."""
+    return ForecastEntry(
+        at=overlap.first_at, kind="overlap", exact=False, name=overlap.schedule, handler=overlap.handler,
+        note=overlap.policy,
     )  # fmt: skip
 
 

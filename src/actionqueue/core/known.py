@@ -1,13 +1,15 @@
 """What is known for certain of the future of a state: occurrences, runs that wait for an instant, deadlines to start.
 
 Asked of a state in which everything due has been dealt with. What there is much of is shortened: of occurrences, the
-first few, and one entry for the rest; of runs, those that come close together are one entry. Of a schedule, the occurrences at which the wall clock is changed are never shortened away.
+first few, and one entry for the rest; of runs, those that come close together are one entry. An occurrence at which the
+wall clock is changed is never shortened away.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -35,9 +37,17 @@ ENTRIES_MAX = 2_000
 """Entries of a forecast. The latest are left out, which it says."""
 
 
-def known_entries(state: State, now: int, until: int, uncertain: Collection[bytes] = ()) -> list[ForecastEntry]:
-    """Entries of everything known after ``now`` up to ``until``, not in order. Of runs in ``uncertain`` it is estimated."""
-    entries = [entry for each in state.schedules.values() for entry in _occurrences(state, each, now, until)]
+def known_entries(
+    state: State, now: int, until: int, uncertain: Collection[bytes] = ()
+) -> Iterator[tuple[datetime, ForecastEntry]]:
+    """Everything known after ``now`` up to ``until``, not in order, each with when it is due by the engine's clock.
+
+    Of runs in ``uncertain`` it is estimated.
+    """
+    for schedule in state.schedules.values():
+        ahead = timedelta(microseconds=state.shift_of(schedule.rule))
+        for entry in _occurrences(state, schedule, now, until):
+            yield entry.at - ahead, entry
     waiting: dict[tuple[Kind, str, str], list[tuple[int, Run]]] = defaultdict(list)
     for run in state.runs.values():
         for kind, at in _instants(run):
@@ -45,8 +55,8 @@ def known_entries(state: State, now: int, until: int, uncertain: Collection[byte
                 waiting[kind, run.task.handler, run.task.queue].append((at, run))
     for (kind, _, _), found in waiting.items():
         found.sort(key=lambda each: each[0])
-        entries += _shortened(state, kind, found, uncertain)
-    return entries
+        for entry in _shortened(state, kind, found, uncertain):
+            yield entry.at, entry
 
 
 def _instants(run: Run) -> Iterator[tuple[Kind, int]]:
@@ -127,42 +137,41 @@ class _Range(Struct):
 
 
 def _occurrences(state: State, schedule: Schedule, now: int, until: int) -> Iterator[ForecastEntry]:
+    """Those of a schedule, by the clock that it follows."""
     task = state.tasks.get(schedule.task_id)
     pending = None if schedule.pending is None else state.runs.get(schedule.pending)
     if task is None or (pending is None and schedule.over):
         return
-    run = pending or task.head
-    held = "" if run is None else held_by(state, run)
+    run, rule, shift = pending or task.head, schedule.rule, state.shift_of(schedule.rule)
+    now, until = now + shift, until + shift
     template = ForecastEntry(
         at=to_datetime(now), kind="schedule", exact=True, name=schedule.name or schedule.handler,
-        handler=schedule.handler, queue=task.queue, held_by=held,
+        handler=schedule.handler, queue=task.queue, held_by="" if run is None else held_by(state, run),
     )  # fmt: skip
-    times = timetable_of(schedule)
-    if pending is not None and pending.where is Where.TIMER and pending.until != schedule.cursor:
-        if now < pending.until <= until:
-            yield _jittered(schedule, template, pending)
-        pending = None
-    after, left = schedule.cursor - (pending is not None), left_of(schedule)
-    if left is not None and pending is not None:
-        left += 1
+    after, left, times = schedule.cursor, left_of(schedule), timetable_of(schedule)
+    if pending is not None and isinstance(rule, CronRule) and rule.jitter_us and pending.where is Where.TIMER:
+        if now < pending.until + shift <= until:
+            yield _jittered(schedule, template, pending, shift)
+    elif pending is not None:
+        after, left = after - 1, None if left is None else left + 1
     if schedule.retired_at is not None:
         until = min(until, schedule.retired_at)
     if after < now:
         left = None if left is None else left - times.count(after, now)
         after = now
-    count = times.count(after, until) if after < until and not (schedule.over and pending is None) else 0
+    count = times.count(after, until) if after < until and (after < schedule.cursor or not schedule.over) else 0
     count = count if left is None else max(0, min(count, left))
     if count:
         yield from _of_range(_Range(schedule, times, after, count, template), until)
 
 
-def _jittered(schedule: Schedule, template: ForecastEntry, pending: Run) -> ForecastEntry:
+def _jittered(schedule: Schedule, template: ForecastEntry, pending: Run, shift: int) -> ForecastEntry:
     """The next occurrence, whose jitter is drawn already."""
-    zone_name = _zone_of(schedule)
-    jitter = format_duration(pending.until - schedule.cursor)
+    here, at = zone(_zone_of(schedule)), pending.until + shift
+    jitter = format_duration(max(0, at - schedule.cursor))
     return replace(
-        template, at=to_datetime(pending.until).astimezone(zone(zone_name)), run=RunId(bytes=pending.id_bytes),
-        note=f"{to_datetime(schedule.cursor).astimezone(zone(zone_name)):%H:%M:%S} and {jitter} of jitter",
+        template, at=to_datetime(at).astimezone(here), run=RunId(bytes=pending.id_bytes),
+        note=f"{to_datetime(schedule.cursor).astimezone(here):%H:%M:%S} and {jitter} of jitter",
     )  # fmt: skip
 
 
