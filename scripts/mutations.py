@@ -556,6 +556,50 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _of("the newest commit pruned", "store/sqlite_log.py", "else rows[:-1]:", "else rows:", STORE),
     _of("the log pruned past the tables", "store/sqlite.py", "min(before_seq, projected_seq + 1)", "before_seq", STORE),
+    # --- forecasts
+    _of(
+        "what has run already forgotten",
+        "core/rehearsal.py",
+        "at = attempt.started_at + takes_us(run) if",
+        "at = now + takes_us(run) if",
+        "tests/core/test_forecast.py",
+    ),
+    _of(
+        "time not let pass in a rehearsal",
+        "core/rehearsal.py",
+        "return end if timer is None or end < timer else timer",
+        "return end",
+        "tests/core/test_forecast.py",
+    ),
+    _of(
+        "an estimate called exact",
+        "core/known.py",
+        "exact = all(run.id_bytes not in uncertain for _, run in burst)",
+        "exact = True",
+        "tests/test_forecast.py",
+    ),
+    _of(
+        "a time that does not exist not told",
+        "core/clock_notes.py",
+        "if times.is_fixed and offset_s > before_s and",
+        "if False and",
+        "tests/core/test_forecast.py",
+        "tests/test_forecast.py",
+    ),
+    _of(
+        "the longest duration for the typical one",
+        "core/foretelling.py",
+        "sorted(durations)[(len(durations) - 1) // 2]",
+        "sorted(durations)[-1]",
+        "tests/core/test_forecast.py",
+    ),
+    _of(
+        "a pause of a schedule not told",
+        "core/known.py",
+        'held_by="" if run is None else held_by(state, run),',
+        'held_by="",',
+        "tests/core/test_forecast.py",
+    ),
     # --- executors
     _of(
         "a swallowed control exception believed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -121,6 +122,28 @@ def test_it_works_in_the_engines_process_beside_it_and_without_it_and_changes_no
     assert without.held == inside.held
     assert "no engine runs on this store" in without.assumed[0]
     client.close()
+
+
+def test_without_an_engine_what_was_running_is_lost_and_its_retry_an_estimate(tmp_path: Path) -> None:
+    queue = ActionQueue(tmp_path / "jobs.db")
+    entered, leave = threading.Event(), threading.Event()
+
+    @queue.task(name="stuck", retry=Retry(max_attempts=3, backoff=fixed("10m")))
+    def stuck() -> None:
+        entered.set()
+        leave.wait(20)
+
+    with queue.running():
+        stuck.submit()
+        assert entered.wait(20)
+        left_behind = StoreClient(queue.backup(tmp_path / "copy.db"))
+        leave.set()
+    found = left_behind.forecast("1h")
+    left_behind.close()
+    assert [(each.kind, each.exact) for each in found.entries if each.name == "stuck"] == [("retry", False)]
+    assert found.entries[0].at == found.at + timedelta(minutes=10)
+    assert len(found.assumed) == 2
+    assert "is lost" in found.assumed[1]
 
 
 def test_a_change_is_compared_with_none(tmp_path: Path) -> None:
