@@ -195,6 +195,11 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
     problem = text_problem(item.schedule_name)
     if problem is not None or item.rule is None:
         return InvalidSubmission(f"schedule: its name is {problem}", problems={"name": problem or "without a rule"})
+    if item.key is not None or item.task_id_given or item.schedule_origin != "call":
+        return InvalidSubmission(
+            "schedule: it is known by its name; leave key and task id out",
+            problems={"name": "given with a key or an id"},
+        )
     current = state.schedule_names.get(item.schedule_name)
     if current is not None and (current.handler != item.handler or current.origin == "code"):
         return Conflict(
@@ -206,7 +211,7 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
         run_id = current.pending or b""
         return Accepted([], [(current.task_id, run_id, False)])
     submit = submission.Submit([item], command.at, command.by)
-    decision = submission.decide_submit(state, submit, now, live_runs_max)
+    decision = submission.decide_submit(state, submit, now, live_runs_max, may_name=True)
     if isinstance(decision, ActionQueueError) or current is None:
         return decision
     return Accepted([retired(state, current, now, "replaced", command.by), *decision.events], decision.reply)
@@ -231,7 +236,7 @@ def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_ma
         standing = state.schedule_names.get(item.schedule_name)
         if standing is not None and (standing.content == item.content or standing.handler != item.handler):
             continue
-        decision = submission.decide_submit(state, submission.Submit([item]), now, live_runs_max)
+        decision = submission.decide_submit(state, submission.Submit([item]), now, live_runs_max, may_name=True)
         if isinstance(decision, ActionQueueError):
             continue
         if standing is not None:
