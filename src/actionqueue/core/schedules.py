@@ -220,7 +220,8 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
 def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_max: int) -> Accepted | ActionQueueError:
     """What decorators say: declarations that have changed, and schedules that are new, replaced or declared no more.
 
-    A schedule that cannot be submitted now (too many runs are live) is left for the next start.
+    A schedule that cannot be submitted now (too many runs are live) is left for the next start. The reply names those that
+    are retired, with the reason.
     """
     known = state.declarations
     changed = [each for each in command.declarations if known.get(each.handler) != each]
@@ -242,7 +243,8 @@ def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_ma
         if standing is not None:
             events.append(retired(state, standing, now, "replaced", ""))
         events += decision.events
-    return Accepted(events)
+    ended = [(state.schedules[each.task_id].name, each.reason) for each in events if type(each) is ScheduleRetired]
+    return Accepted(events, ended)
 
 
 def retired(state: State, schedule: Schedule, now: int, reason: str, by: str) -> ScheduleRetired:
