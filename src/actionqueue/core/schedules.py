@@ -15,6 +15,7 @@ what comes after to the new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -32,6 +33,9 @@ from actionqueue.core.run import RunState
 from actionqueue.core.spec import Submission, text_problem
 from actionqueue.core.state import Accepted, Backfill, Lineage, Schedule, Skip, State
 from actionqueue.core.upcoming import OVERLAP, earlier_runs, forget, is_behind, looked_at, note_left, retire
+
+NEXT_KEPT_MAX = 16_384
+"""Next occurrences that are kept, of rules at instants."""
 
 BACKFILL_RUNS_MAX = 1_000_000
 """Runs that one backfill may ask for."""
@@ -174,10 +178,23 @@ def next_of(schedule: Schedule, after: int, left: int | None) -> int | None:
     """The occurrence after the instant ``after``, when ``left`` may still come (None: any number)."""
     if left is not None and left <= 0:
         return None
-    nominal = timetable_of(schedule).next_after(after)
+    rule = schedule.rule
+    if isinstance(rule, CronRule) and after >= schedule.base:
+        nominal = _next_of_cron(rule, after)
+    else:
+        nominal = timetable_of(schedule).next_after(after)
     if nominal is None or (schedule.retired_at is not None and nominal > schedule.retired_at):
         return None
     return None if nominal > SUBMIT_INSTANT_MAX else nominal
+
+
+@lru_cache(maxsize=NEXT_KEPT_MAX)
+def _next_of_cron(rule: CronRule, after: int) -> int | None:
+    """The occurrence after an instant that is not before the schedule's beginning, which then makes no difference.
+
+    Kept, because schedules share rules, and because whether there is a next one is asked before it is needed.
+    """
+    return timetable(rule, after).next_after(after)
 
 
 def is_last(schedule: Schedule, nominal: int, counted: int) -> bool:
