@@ -151,7 +151,11 @@ def test_a_change_is_compared_with_none(tmp_path: Path) -> None:
     with jobs.queue.running():
         jobs.queue.pause(queue="mail")
         jobs.send.submit_many([(n,) for n in range(6)])
-        found = jobs.queue.forecast("1h", what_if=["resume queue mail", "queue mail=2"])
+        phases: list[str] = []
+        found = jobs.queue.forecast(
+            "1h", ["resume queue mail", "queue mail=2"], progress=lambda phase, done, total: phases.append(phase)
+        )
+    assert phases == ["future"] * 100 + ["future without that"] * 100
     assert found.what_if == ("resume queue mail", "queue mail=2")
     told = {each.what: (each.without, each.with_it) for each in found.differences}
     assert told["held by the pause of queue mail"] == ("6 waiting", "none")

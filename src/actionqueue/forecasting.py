@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from actionqueue.store.port import Reader, RunFilter
 
 if TYPE_CHECKING:
     from actionqueue.core.forecast import Forecast  # what only a forecast needs is imported when one is made
+    from actionqueue.verify import OnProgress
 
 HORIZON_US_MAX = 366 * DAY_US
 """How far a forecast may reach."""
@@ -42,7 +44,11 @@ class ForecastOperating(SchedulingOperating):
     """The part of ``ActionQueue`` that looks ahead."""
 
     def _script_forecast(
-        self, until: datetime | timedelta | float | str = "24h", what_if: Sequence[str] = ()
+        self,
+        until: datetime | timedelta | float | str = "24h",
+        what_if: Sequence[str] = (),
+        *,
+        progress: OnProgress | None = None,
     ) -> Script[Forecast]:
         """What will happen until then: an aware datetime, or how long from now, up to 366 days. ``print`` it to read it.
 
@@ -51,7 +57,8 @@ class ForecastOperating(SchedulingOperating):
         median of their newest completed runs. It changes nothing.
 
         ``what_if`` makes changes to that copy first, such as ``"concurrency=8"``, ``"pause queue mail"``,
-        ``"limit customer:7=3"``; the answer says what they make different. Raises ``InvalidSubmission``.
+        ``"limit customer:7=3"``; the answer says what they make different. ``progress(phase, done, total)`` is called
+        now and then, in the thread that works. Raises ``InvalidSubmission``.
 
         >>> from actionqueue import ActionQueue, Cron
         >>> queue = ActionQueue(":memory:")
@@ -73,8 +80,10 @@ class ForecastOperating(SchedulingOperating):
         def work() -> Forecast:
             with found:
                 now = found.begin(line.now_us, has_engine=has_engine)
-                answer: Forecast = found.foretell(0, now, reach(now), wanted)  # refused before anything else is done
-                return _compared(answer, found.foretell(1, now, reach(now), ()), wanted) if wanted else answer
+                answer: Forecast = found.foretell(0, now, reach(now), wanted, progress)  # refused before all else
+                if not wanted:
+                    return answer
+                return _compared(answer, found.foretell(1, now, reach(now), (), progress), wanted)
 
         answer: Forecast = yield Operation(lambda ticket: work_inline(work, ticket), lambda reply: reply)
         return answer
@@ -131,14 +140,20 @@ class _Reading:
         for machine in self.copies:
             machine.open(now, number, 0, "", "", 0.5, wall_shift)
 
-    def foretell(self, index: int, now: int, until: int, what_if: Sequence[str]) -> Forecast:
+    def foretell(
+        self, index: int, now: int, until: int, what_if: Sequence[str], progress: OnProgress | None
+    ) -> Forecast:
         """What will happen in the copy of that index, which is used up by it."""
         from actionqueue.core.foretelling import foretell
         from actionqueue.core.what_if import change
 
         machine = self.copies[index]
         change(machine, what_if, now)
-        return foretell(machine, now, until, self.recorded, uncertain=self.uncertain, assumed=self.assumed)
+        phase = "future" if what_if or len(self.copies) == 1 else "future without that"
+        return foretell(
+            machine, now, until, self.recorded, uncertain=self.uncertain, assumed=self.assumed,
+            progress=None if progress is None else partial(progress, phase),
+        )  # fmt: skip
 
 
 def _recorded(reader: Reader, machine: Machine) -> dict[str, list[int]]:

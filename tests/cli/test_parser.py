@@ -23,7 +23,7 @@ def commands() -> list[str]:
 
 
 def test_the_commands_of_this_release_are_there() -> None:
-    expected = "demo run submit tasks runs show stats top cancel retry pause resume prune verify audit export"
+    expected = "demo run submit tasks runs show forecast stats top cancel retry pause resume prune verify audit export"
     expected += " backup restore"
 
     assert set(commands()) == set(expected.split())

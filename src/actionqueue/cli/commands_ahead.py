@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from actionqueue.cli.opening import exact_instant, open_store
 from actionqueue.cli.plot import plot
+from actionqueue.cli.progress import Progress
 from actionqueue.cli.render import WIDTH_DEFAULT, columns_of_terminal, plain, print_json, width_of
 from actionqueue.cli.running import DONE, Misuse
 from actionqueue.core.errors import InvalidDuration
@@ -23,7 +24,13 @@ INDENT = 10
 
 def forecast(options: Namespace) -> int:
     """Look ahead."""
-    found = open_store(options).forecast(_until(options), what_if=options.what_if)
+    progress = Progress("looking into")
+    try:
+        found = open_store(options).forecast(
+            _until(options), what_if=options.what_if, progress=progress if sys.stderr.isatty() else None
+        )
+    finally:
+        progress.end()
     if options.json:
         print_json(plain(found))
         return DONE

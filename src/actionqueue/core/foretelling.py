@@ -5,7 +5,7 @@ Pure: the instant comes in, and so do the durations. The machine is used up.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 
 from actionqueue.core.estimates import Estimates
@@ -16,6 +16,8 @@ from actionqueue.core.machine import Machine
 from actionqueue.core.rehearsal import EVENTS_MAX, Rehearsal
 from actionqueue.core.state import Run
 
+PARTS = 100
+"""Parts of the time, by which it is told how far a rehearsal is."""
 ASSUMED_US = SECOND_US
 """How long a handler is taken to take of which no completed run is recorded."""
 
@@ -29,11 +31,12 @@ def foretell(
     uncertain: Collection[bytes] = (),
     assumed: Iterable[str] = (),
     events_max: int = EVENTS_MAX,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Forecast:
     """What will happen in ``machine`` from ``now`` up to ``until``; ``recorded`` are durations of handlers' completed runs.
 
     Both instants are in microseconds, and so are durations. What waits for an instant because of one of the runs in
-    ``uncertain`` is an estimate too.
+    ``uncertain`` is an estimate too. ``progress`` is told how many of how many parts of the time have passed.
     """
     durations = _Durations(recorded)
     estimates = Estimates(machine.state, now, until)
@@ -41,7 +44,10 @@ def foretell(
     rehearsal.settle()
     estimates.begin()
     happenings = list(known_entries(machine.state, now, until, uncertain))
-    rehearsal.play(until)
+    for part in range(1, PARTS + 1):
+        rehearsal.play(now + (until - now) * part // PARTS)
+        if progress is not None:
+            progress(part, PARTS)
     estimates.close(rehearsal.now)
     overlaps = tuple(estimates.overlaps_found(lambda handler: durations.estimate(handler).takes))
     happenings += [(each.at, each) for each in (*estimates.entries(), *map(_met, overlaps))]
