@@ -32,7 +32,6 @@ def fork(reader: Reader) -> Machine:
 
 def _take_slots(machine: Machine) -> None:
     """Runs that were running when they were loaded take slots of executors that came to be known only afterwards."""
-    places = machine.state.places
     for run in machine.state.runs.values():
         executor = run.task.lane.executor
         if run.attempt is not None and executor is not None:

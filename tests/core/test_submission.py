@@ -15,7 +15,6 @@ from actionqueue.core.errors import (
     InvalidSubmission,
     LimitExceeded,
     NotRetryable,
-    NotSupported,
     Overloaded,
     PayloadTooLarge,
     UnknownRun,
@@ -36,7 +35,7 @@ from actionqueue.core.spec import (
     Submission,
     TaskOptions,
     check_count,
-    once,
+    policy_of,
     submission_problems,
     validate,
 )
@@ -633,13 +632,12 @@ def test_one_command_holds_at_most_so_many_tasks() -> None:
         check_count(SUBMIT_MANY_MAX + 1)
 
 
-def test_schedules_that_this_version_does_not_run_are_refused() -> None:
-    assert once(Once(delay_us=3)) == Once(delay_us=3)
+def test_a_policy_is_recorded_as_an_instant_or_as_a_rule() -> None:
+    assert policy_of(Once(delay_us=3)) == (Once(delay_us=3), None)
     for policy in (Repeat(3, "1s"), Cron("* * * * *")):
-        with pytest.raises(NotSupported):
-            once(policy)
+        assert policy_of(policy) == (Once(), policy.rule())
     with pytest.raises(InvalidSubmission):
-        once("hourly")
+        policy_of("hourly")
 
 
 @pytest.mark.parametrize(
