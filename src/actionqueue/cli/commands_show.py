@@ -14,7 +14,6 @@ from actionqueue.cli.render import (
     columns_of_terminal,
     fields,
     moment,
-    plain,
     preview,
     print_json,
     span,
@@ -24,6 +23,7 @@ from actionqueue.cli.render import (
 from actionqueue.cli.running import DONE
 from actionqueue.core.errors import UnknownRun, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.plain import plain
 from actionqueue.records import AttemptRecord, Page, RunRecord, TaskRecord
 from actionqueue.store_client import StoreClient
 

@@ -224,7 +224,7 @@ class AskRetry(Struct, frozen=True, tag=snake):
 Release = AtInstant | ResumeScope | RegisterHandler | RunsEnd | MoreSlots | ItsTurn | StartEngine | AskRetry
 
 
-def release_of(reason: Reason) -> Release | None:
+def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for each reason
     """What would release it; None where there is nothing to release (it runs, or is done)."""
     match reason:
         case NotYetDue(until) | RateLimited(until=until):

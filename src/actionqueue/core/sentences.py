@@ -99,7 +99,7 @@ def _lines(explanation: Explanation, depth: int) -> Iterator[str]:
         yield f"{margin}and {_count(explanation.unexplained, 'other run')}"
 
 
-def _reason(reason: Reason, now: datetime) -> str:
+def _reason(reason: Reason, now: datetime) -> str:  # noqa: C901 - a case for each reason
     match reason:
         case NotYetDue(until, backing_off):
             return f"{'to be tried again' if backing_off else 'due'} at {_instant(until, now)}"
