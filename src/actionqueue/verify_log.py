@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, field, msgpack
 from msgspec.structs import replace
 
-from actionqueue.core import attempts, control, epochs, submission
+from actionqueue.core import attempts, control, epochs, schedules, submission
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.machine import Machine
 from actionqueue.core.rows import (
@@ -274,7 +274,9 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
         case attempts.RunsPromoted():
             ids = [run_id for run_id in event.run_ids if run_id in state.runs]
             return replace(event, run_ids=ids) if ids else None
-        case control.TaskCanceled():
+        case schedules.ScheduleRetired():
+            return event if event.task_id in state.schedules else None
+        case control.TaskCanceled() | schedules.RunDerived() | schedules.BackfillAsked() | schedules.RunRequested():
             return event if event.task_id in state.tasks else None
         case control.Paused() | control.Resumed():
             return None

@@ -217,7 +217,7 @@ class Machine:
             return True
         runs, places = self.state.runs, self.state.places
         while run.id_bytes in runs:  # else one that fell due before it has canceled it
-            before = occurrences.decide_due(run, now)
+            before = occurrences.decide_due(run, now) or control.decide_expired(places.timers.too_late(run, now), now)
             for event in before:
                 self.apply(event)
                 events.append(event)

@@ -75,6 +75,11 @@ class Timers(Struct, eq=False):
                 found[entry[2].id_bytes] = entry[2]  # one that was moved to and fro may be there twice
         return list(found.values())
 
+    def too_late(self, run: Run, now: int) -> list[Run]:
+        """``run`` itself, if its deadline to start has passed: an occurrence that is made up for may come too late."""
+        deadline = None if self.suspended or run.attempt_count else deadline_of(run)
+        return [run] if deadline is not None and deadline <= now else []
+
     def next_due(self) -> int | None:
         """The earliest instant that a run waits for."""
         heap = self.due_at

@@ -17,7 +17,7 @@ from actionqueue.core.spec import PRIORITY_MAX, Submission, TaskOptions, check_c
 from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.store.codec import digest
-from actionqueue.testing import callers
+from actionqueue.testing import callers, planning
 from actionqueue.testing.behaviour import HANDLERS, SECOND_US
 from actionqueue.testing.faults import COMMIT_FAULTS
 
@@ -359,4 +359,5 @@ ACTIONS: dict[str, Callable[[World, Random], Any]] = {
     "confirm_clock": confirm_clock, "prune": prune, "prune_log": prune_log, "prune_asked": prune_asked,
     "choose_prune": choose_prune, "register": register, "pass": pass_time, "jump": jump, "fault": fault,
     "read_fault": read_fault, "crash": crash, "restart": restart, "take_over": take_over, "second": second, "drain": drain,
+    "schedule": planning.submit, "of_schedule": planning.control,
 }  # fmt: skip

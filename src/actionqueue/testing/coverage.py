@@ -43,7 +43,7 @@ _WAITING_RECOVERY = {
 
 REJECTIONS = (
     "already_terminal", "commit_unknown", "conflict", "epoch_lost", "idempotency_conflict", "invalid_submission",
-    "limit_exceeded", "not_reschedulable", "not_retryable", "not_running", "overloaded", "payload_too_large",
+    "limit_exceeded", "not_found", "not_reschedulable", "not_retryable", "not_running", "overloaded", "payload_too_large",
     "stale_report", "store_held", "store_unavailable", "unknown_run", "unknown_task",
 )  # fmt: skip
 """Codes that an engine, or the check before it, answers commands with."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from actionqueue.core import control
 from actionqueue.core.state import STATES
+from actionqueue.testing import planning
 from actionqueue.testing.behaviour import HANDLERS, SECOND_US
 from actionqueue.verify import verify
 
@@ -48,6 +49,7 @@ def _let_run(world: World) -> None:
         paused = sorted(world.ledger.paused) if stepper.engine.refusal() is None else []
         for scope, name in paused:  # also what was still in the inbox
             stepper.engine.post(control.Resume(scope, name, "the end"))
+        planning.end_all(world)
         world.act()
         stepper.read_inbox()
         world.act()

@@ -13,11 +13,12 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core import attempts, control, epochs, submission
+from actionqueue.core import attempts, control, epochs, schedules, submission
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.state import Outcome
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Batch
+from actionqueue.testing.calendar import Calendar
 
 STATE_NAMES: tuple[str, ...] = (
     "scheduled", "ready", "leased", "running", "retry_wait", "suspended", "awaiting", "completed", "failed", "canceled",
@@ -34,6 +35,7 @@ class Facts(Struct, eq=False):
     queue: str
     max_attempts: int
     expires_at: int | None
+    expires_us: int | None = None
     runs: list[bytes] = field(default_factory=list)
 
 
@@ -60,6 +62,12 @@ class Record(Struct, eq=False):
     is_canceled: bool = False
     is_misfit: bool = False
     is_pruned: bool = False
+    occurrence: int | None = None
+    """The nominal instant, where it is of a schedule."""
+    waits: bool = False
+    is_moved: bool = False
+    is_requested: bool = False
+    submitted_priority: int = 0
 
 
 class Ledger:
@@ -83,6 +91,7 @@ class Ledger:
         """Of the last batch: which rows of the recovery table it shows."""
         self.trusts_clock = True
         """Whether deadlines to start are kept: not while the wall clock is in doubt."""
+        self.calendar = Calendar(self)
         self._capacity = capacity
         self._executor_of = executor_of
         self._orders = 0
@@ -128,6 +137,7 @@ class Ledger:
         facts = self.tasks[task_id]
         state = "ready" if due_at <= at else "scheduled"
         run = Record(run_id, task_id, facts, state, due_at, priority, self._orders, token)
+        run.submitted_priority = priority
         facts.runs.append(run_id)
         self.runs[run_id] = self.live[run_id] = run
         return run
@@ -143,7 +153,18 @@ class Ledger:
                 self.problems.append(f"idempotency key {event.rare.key!r} makes a second task while it is another's")
             self.keys[event.rare.key] = (event.task_id, event.rare.key_until)
         self.tasks[event.task_id] = Facts(event.handler, event.queue, event.max_attempts, expires_at)
-        self._add(event.run_id, event.task_id, event.due_at, event.at, event.priority, event.run_id)
+        run = self._add(event.run_id, event.task_id, event.due_at, event.at, event.priority, event.run_id)
+        if event.rare is not None and event.rare.rule is not None:
+            self.tasks[event.task_id].expires_us = event.rare.expires_us
+            run.state = "scheduled"  # whatever the instant is
+            self.calendar.submitted(event, run)
+
+    def add_occurrence(self, run_id: bytes, task_id: bytes, due_at: int, state: str = "scheduled") -> Record:
+        """One more run of a schedule."""
+        facts = self.tasks[task_id]
+        run = self._add(run_id, task_id, due_at, self.at, self.runs[facts.runs[0]].submitted_priority, run_id)
+        run.state = state
+        return run
 
     def added(self, event: submission.RunAdded) -> None:
         """A retry that someone asked for."""
@@ -161,7 +182,8 @@ class Ledger:
             run = self.runs[run_id]
             if run.due_at > event.at:
                 self.problems.append(f"run {run_id.hex()} is promoted before it is due")
-            self._move(run, "ready")
+            self._check_occurrence(run, event.at)
+            self.move(run, "ready")
             self._orders += 1
             run.order = self._orders
 
@@ -170,12 +192,17 @@ class Ledger:
         run = self.runs[event.run_id]
         self._check_start(run, event)
         if run.state != "ready":
-            self._move(run, "ready")
-        self._move(run, "leased")
-        self._move(run, "running")
+            self._check_occurrence(run, event.at)
+            self.move(run, "ready")
+        self.move(run, "leased")
+        self.move(run, "running")
         run.starts += 1
         run.open, run.fence, run.started_at = event.attempt_id, self.seq, event.at
         run.terms = event.terms or DEFAULT_TERMS
+
+    def _check_occurrence(self, run: Record, at: int) -> None:
+        if run.state == "scheduled":
+            self.calendar.comes_up(run, at)
 
     def _check_start(self, run: Record, event: attempts.AttemptStarted) -> None:
         found, said = self.problems, f"run {run.id.hex()} is started"
@@ -189,8 +216,8 @@ class Ledger:
             found.append(f"{said} after {run.failures} failures and {run.losses} losses")
         if self._is_paused(run):
             found.append(f"{said} under a pause")
-        expires_at = run.facts.expires_at
-        may_expire = self.trusts_clock and not run.starts and run.retry_of is None
+        expires_at = self._deadline_of(run)
+        may_expire = self.trusts_clock and not run.starts and run.retry_of is None and not run.is_requested
         if may_expire and expires_at is not None and expires_at <= event.at:
             found.append(f"{said} after its deadline to start")
         if self._is_full(run):
@@ -198,6 +225,11 @@ class Ledger:
         for other in self.live.values():
             if other.state == "ready" and other is not run and self._goes_before(other, run):
                 found.append(f"{said} before run {other.id.hex()}, whose turn it is")
+
+    @staticmethod
+    def _deadline_of(run: Record) -> int | None:
+        facts = run.facts
+        return facts.expires_at if facts.expires_us is None else run.due_at + facts.expires_us
 
     def _is_paused(self, run: Record) -> bool:
         paused = self.paused
@@ -251,7 +283,7 @@ class Ledger:
             self.recovered.append("drained, code stopped: interrupted")
         elif outcome is Outcome.LOST:
             self.recovered.append("drained, code not stopped: lost")
-        self._move(run, to)
+        self.move(run, to)
 
     def _expected(self, run: Record, outcome: Outcome) -> tuple[str, ...]:
         if outcome is Outcome.COMPLETED:
@@ -270,11 +302,11 @@ class Ledger:
         run = self.runs[event.run_id]
         if run.open is not None:
             self.problems.append(f"run {run.id.hex()} is canceled over its open attempt")
-        if event.reason == "expired" and (
-            run.facts.expires_at is None or run.facts.expires_at > event.at or run.starts
-        ):
+        expires_at = self._deadline_of(run)
+        if event.reason == "expired" and (expires_at is None or expires_at > event.at or run.starts):
             self.problems.append(f"run {run.id.hex()} is canceled by a deadline it has not missed")
-        self._move(run, "canceled")
+        self.calendar.left(run.id, run.task)
+        self.move(run, "canceled")
 
     def cancel_requested(self, event: control.CancelRequested) -> None:
         """What runs is asked to stop."""
@@ -282,17 +314,21 @@ class Ledger:
 
     def task_canceled(self, event: control.TaskCanceled) -> None:
         """All live runs of a task."""
+        self.calendar.task_canceled(event.task_id, event.at)
         for run_id in self.tasks[event.task_id].runs:
             run = self.runs[run_id]
             if run.open is not None:
                 run.is_canceled = True
             elif run.state not in ENDED:
-                self._move(run, "canceled")
+                self.move(run, "canceled")
 
     def rescheduled(self, event: control.RunRescheduled) -> None:
         """Another instant."""
         run = self.runs[event.run_id]
         run.due_at = event.due_at
+        if run.state == "scheduled":
+            self.calendar.left(run.id, run.task)
+            run.waits, run.is_moved = False, True
         if run.state not in ("scheduled", "retry_wait"):
             self.problems.append(f"run {run.id.hex()} is rescheduled while it is {run.state}")
 
@@ -327,7 +363,8 @@ class Ledger:
     def pass_over(self, event: object) -> None:
         """Nothing that this record keeps."""
 
-    def _move(self, run: Record, to: str) -> None:
+    def move(self, run: Record, to: str) -> None:
+        """A run is in another state."""
         if run.state in ENDED:
             self.problems.append(f"run {run.id.hex()} leaves {run.state} for {to}")
         self.edges.append((run.state, to))
@@ -360,6 +397,12 @@ _READ: dict[type, Callable[[Ledger, Any], None]] = {
     control.RunReprioritized: Ledger.reprioritized,
     control.Paused: Ledger.pause,
     control.Resumed: Ledger.resume,
+    schedules.RunDerived: lambda ledger, event: ledger.calendar.derived_run(event),
+    schedules.OccurrencesSkipped: lambda ledger, event: ledger.calendar.skipped(event),
+    schedules.OccurrenceWaits: lambda ledger, event: ledger.calendar.waits(event),
+    schedules.RunRequested: lambda ledger, event: ledger.calendar.requested(event),
+    schedules.BackfillAsked: lambda ledger, event: ledger.calendar.asked(event),
+    schedules.ScheduleRetired: lambda ledger, event: ledger.calendar.retired(event),
     epochs.EngineOpened: Ledger.opened,
     epochs.EngineClosed: Ledger.closed,
     epochs.HandlersDeclared: Ledger.pass_over,

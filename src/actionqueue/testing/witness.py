@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from actionqueue.core import control
 from actionqueue.core.errors import ActionQueueError, CommitUnknown, EpochLost, NotRunning
+from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import FIRST_TERMINAL
 from actionqueue.core.submission import RetryRun, Submit
@@ -59,6 +60,8 @@ class Witness:
         self.by_run: dict[bytes, Sent] = {}
         self.retries: dict[bytes, bytes] = {}
         """Run ids of retries that someone asked for, with the run each retries."""
+        self.requested: set[bytes] = set()
+        """Runs of schedules that someone asked for now."""
         self.acknowledged: set[bytes] = set()
         """Runs whose creation was acknowledged."""
         self.undecided: dict[bytes, Any] = {}
@@ -84,7 +87,7 @@ class Witness:
         if isinstance(reply, ActionQueueError):
             self._on_refusal(reply.code)
             self._refused(command, reply)
-        elif type(command) is Submit:
+        elif isinstance(command, Submit | PutSchedule):
             self._created(command, reply)
         elif type(command) is RetryRun:
             self._retried(command)
@@ -94,7 +97,7 @@ class Witness:
     def _refused(self, command: Any, error: ActionQueueError) -> None:
         if isinstance(error, CommitUnknown | EpochLost | NotRunning):
             return  # what became of it is for the next engine to say
-        if type(command) is Submit:
+        if isinstance(command, Submit | PutSchedule):
             for item in command.items:
                 sent = self.by_run.get(item.run_id)
                 if sent is not None and sent.fate == "sent":
@@ -102,7 +105,7 @@ class Witness:
         elif type(command) is RetryRun and command.new_run_id not in self.acknowledged:
             self.retries.pop(command.new_run_id, None)
 
-    def _created(self, command: Submit, reply: list[tuple[bytes, bytes, bool]]) -> None:
+    def _created(self, command: Submit | PutSchedule, reply: list[tuple[bytes, bytes, bool]]) -> None:
         for item, (task_id, run_id, is_new) in zip(command.items, reply, strict=True):
             sent = self.by_run.get(item.run_id)
             if sent is None:
@@ -208,11 +211,16 @@ class Witness:
             if sent.fate in ("refused", "existing") and sent.item.run_id in runs:
                 problems.append(f"task {sent.item.task_id.hex()} was {sent.fate}, and exists")
         for run_id, run in runs.items():
-            if run_id not in self.by_run and run_id not in self.retries:
+            if not (run_id in self.by_run or run_id in self.retries or self._is_of_schedule(run_id)):
                 problems.append(f"run {run_id.hex()} is there, and nobody asked for it")
             if run.state not in ENDED:
                 problems.append(f"run {run_id.hex()} is {run.state} after everything was let run to its end")
             if run.failures > run.facts.max_attempts or run.losses > run.terms.max_lost + 1:
                 problems.append(f"run {run_id.hex()} failed {run.failures} times and was lost {run.losses} times")
+        for task_id in self._ledger.calendar.live():
+            problems.append(f"schedule {task_id.hex()} is not over")
         for command_id, command in self.undecided.items():
             problems.append(f"the command {command_id.hex()} in the inbox was never decided: {command}")
+
+    def _is_of_schedule(self, run_id: bytes) -> bool:
+        return run_id in self.requested or run_id in self._ledger.calendar.derived

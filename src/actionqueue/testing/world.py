@@ -39,6 +39,8 @@ STOP_GRACE_US = 4 * SECOND_US
 RETENTION_US = 300 * SECOND_US
 HOPS_MAX = 25
 """Wakes that one passing of time stops at; the rest of it passes while nobody looks."""
+RUNS_APART = 1_009
+"""What the runs of a task do is drawn as if they were of tasks so far apart."""
 DAY_US = 86_400 * SECOND_US
 
 
@@ -255,7 +257,9 @@ class World:
             self._heard.add(report.attempt_id)
 
     def _plan(self, assignment: Assignment) -> Plan:
-        return plan_of(self.seed, _number(assignment), assignment.attempt_number)
+        runs = self.ledger.tasks[assignment.task_id].runs if assignment.task_id in self.ledger.tasks else []
+        nth = runs.index(assignment.run_id) if assignment.run_id in runs else 0
+        return plan_of(self.seed, _number(assignment) + RUNS_APART * nth, assignment.attempt_number)
 
     def _take_note(self) -> None:
         """What was just written is read by the ledger, the second machine and whoever counts."""
