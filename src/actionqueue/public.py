@@ -64,11 +64,13 @@ from actionqueue.core.errors import (
     UsedAfterFork,
     WaitInHandler,
 )
+from actionqueue.core.explain import Explanation
 from actionqueue.core.ids import AttemptId, RunId, TaskId
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
 from actionqueue.core.timetables import Cron, Repeat
+from actionqueue.core.usage import LimitRecord
 from actionqueue.core.version import __version__
 from actionqueue.executors.endings import TerminalFailure
 from actionqueue.handle import TaskHandle
@@ -81,6 +83,8 @@ from actionqueue.records import (
     Progress,
     Refusal,
     RunRecord,
+    ScheduleRecord,
+    SkipRecord,
     SlotsRecord,
     Stats,
     TaskRecord,
@@ -115,6 +119,7 @@ __all__ = [
     "EngineRecord",
     "EpochLost",
     "ErrorRecord",
+    "Explanation",
     "IdempotencyConflict",
     "IdleSummary",
     "InvalidArguments",
@@ -125,6 +130,7 @@ __all__ = [
     "InvalidTaskId",
     "InvalidTransition",
     "LimitExceeded",
+    "LimitRecord",
     "ManyRuns",
     "NetworkFileSystem",
     "NoActiveAttempt",
@@ -157,6 +163,8 @@ __all__ = [
     "RunInstanceError",
     "RunRecord",
     "RunState",
+    "ScheduleRecord",
+    "SkipRecord",
     "SlotsRecord",
     "Snooze",
     "StaleReport",

@@ -110,7 +110,7 @@ def _reason(reason: Reason, now: datetime) -> str:  # noqa: C901 - a case for ea
         case ArgumentsMisfit(handler):
             return f"its arguments do not fit the handler {handler!r} that is registered"
         case NoFreeSlot(kind, name, capacity, taken, holders):
-            return f"{_count(taken, 'slot')} of {capacity} of {kind} {name!r} are taken{_held(holders, taken)}"
+            return f"{kind} {name!r} has no free slot, {taken} of {capacity} are taken{_held(holders, taken)}"
         case KeyHeld(key, capacity, taken, holders):
             return f"key {key!r} is taken, {taken} of {capacity}{_held(holders, taken)}"
         case RateLimited(key, count, per_us, burst, until):
