@@ -17,16 +17,12 @@ from typing import Any, TypeVar
 from msgspec import DecodeError
 
 from actionqueue.core.errors import InvalidSubmission, UnknownRun
-from actionqueue.core.explain import Explain, Explanation, explain, find
-from actionqueue.core.ids import RunId, TaskId
-from actionqueue.core.instants import shown_datetime, to_datetime
-from actionqueue.core.loading import attempt_from
+from actionqueue.core.explain import Explain, Explanation, ended, explain, find, undecided, without_engine
+from actionqueue.core.ids import RunId
 from actionqueue.core.machine import Command
 from actionqueue.core.plain import parsed
-from actionqueue.core.reasons import Ended, NoEngineRuns, NotDecided, Reason, release_of
-from actionqueue.core.rows import Row, latest_attempt_row
 from actionqueue.core.schedules import PutSchedule
-from actionqueue.core.state import CANCELED, FAILED, FIRST_TERMINAL, STATES, State
+from actionqueue.core.state import FIRST_TERMINAL, State
 from actionqueue.core.submission import Submit
 from actionqueue.core.usage import KINDS, LIMITS_LISTED_MAX, LimitRecord, ListLimits, limits_of
 from actionqueue.filters import check_limit
@@ -43,12 +39,15 @@ from actionqueue.operations import (
 from actionqueue.scheduling import SchedulingOperating
 from actionqueue.store.codec import decode_command
 from actionqueue.store.inbox import waiting_about
-from actionqueue.store.port import Reader
+from actionqueue.store.port import Reader, RunFilter
 
 T = TypeVar("T")
 
 ASKS_MAX = 3
 """How often engine and store are asked in turn, where a run moves from the one to the other meanwhile."""
+
+SIBLINGS_MAX = 1_000
+"""Runs of its task, the newest, among which a retry of a run that has ended is looked for."""
 
 
 class ExplainingOperating(SchedulingOperating):
@@ -147,21 +146,19 @@ def explained_by(reader: Reader, key: bytes, *, has_engine: bool) -> Explanation
     """What a store tells: of a run that has ended, and, where there is no engine to ask, of a live one."""
     row = reader.runs_by_id([key]).get(key)
     if row is None:
-        runs = reader.runs_of(key)
-        row = runs[-1] if runs else None
+        row = next(iter(reader.runs(RunFilter(task=key, limit=1))), None)
     if row is None:
         return None
     task = reader.tasks_by_id([row[1]])[row[1]]
-    is_live = row[4] < FIRST_TERMINAL if row[0] == key else task[12] is None
-    if not is_live:
-        return _ended(reader, row)
+    if row[4] >= FIRST_TERMINAL and (row[0] == key or task[12] is not None):
+        return ended(row, reader.runs(RunFilter(task=row[1], limit=SIBLINGS_MAX)), _now())
     return None if has_engine else _on_fork(reader, lambda state, now: _without_engine(state, key, now))
 
 
 def _on_fork(reader: Reader, question: Callable[[State, int], T]) -> T:
     machine = fork(reader)
     try:
-        return question(machine.state, max(machine.state.last_at, time.time_ns() // 1000))
+        return question(machine.state, max(machine.state.last_at, _now()))
     finally:
         machine.state.dispose()
 
@@ -169,31 +166,6 @@ def _on_fork(reader: Reader, question: Callable[[State, int], T]) -> T:
 def _without_engine(state: State, key: bytes, now: int) -> Explanation | None:
     run = find(state, key)
     return None if run is None else without_engine(state, explain(state, run, now))
-
-
-def without_engine(state: State, explanation: Explanation) -> Explanation:
-    """That no engine runs comes first; then how things stand with what the last one had."""
-    epoch = state.epoch
-    reason = NoEngineRuns(
-        shown_datetime(state.last_at), crashed=epoch is not None and not epoch.closed,
-        pid=0 if epoch is None else epoch.pid, host="" if epoch is None else epoch.host,
-    )  # fmt: skip
-    return Explanation(
-        run_id=explanation.run_id, task_id=explanation.task_id, handler=explanation.handler, queue=explanation.queue,
-        state=explanation.state, at=explanation.at, reason=reason, release=release_of(reason), because=(explanation,),
-    )  # fmt: skip
-
-
-def _ended(reader: Reader, row: Row) -> Explanation:
-    state = STATES[row[4]].value
-    latest = latest_attempt_row(row)
-    error = None if latest is None else attempt_from(latest).error
-    said = None if error is None or row[4] != FAILED else f"{error.kind}: {error.message}"
-    retry = None
-    if row[4] in (FAILED, CANCELED):
-        retry = next((RunId(bytes=each[0]) for each in reader.runs_of(row[1]) if each[19] == row[0]), None)
-    reason = Ended(state, row[5], to_datetime(row[11]), said, retry)
-    return _plain(RunId(bytes=row[0]), TaskId(bytes=row[1]), (row[2], row[3]), state, reason)
 
 
 def _undecided(path: Path, key: bytes, *, has_engine: bool) -> Explanation | None:
@@ -205,17 +177,12 @@ def _undecided(path: Path, key: bytes, *, has_engine: bool) -> Explanation | Non
             continue
         for item in command.items if isinstance(command, Submit | PutSchedule) else ():
             if key in (item.task_id, item.run_id):
-                reason = NotDecided(to_datetime(at), has_engine)
-                names = (item.handler, item.queue or "default")
-                return _plain(RunId(bytes=item.run_id), TaskId(bytes=item.task_id), names, None, reason)
+                return undecided(item, at, _now(), has_engine=has_engine)
     return None
 
 
-def _plain(run_id: RunId, task_id: TaskId, names: tuple[str, str], state: str | None, reason: Reason) -> Explanation:
-    return Explanation(
-        run_id=run_id, task_id=task_id, handler=names[0], queue=names[1], state=state,
-        at=to_datetime(time.time_ns() // 1000), reason=reason, release=release_of(reason),
-    )  # fmt: skip
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
-__all__ = ["ExplainingOperating", "Explanation", "LimitRecord", "without_engine"]
+__all__ = ["ExplainingOperating", "Explanation", "LimitRecord"]

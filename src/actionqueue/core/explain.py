@@ -11,21 +11,27 @@ explanation comes from when no engine runs (``actionqueue/explaining.py``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import shown_datetime
 from actionqueue.core.limits import holds_keys
+from actionqueue.core.loading import attempt_from
 from actionqueue.core.plain import plain
 from actionqueue.core.reasons import (
     AfterFailure,
     AskedToStop,
+    Ended,
     Expires,
     HoldsKeys,
     KeyHeld,
+    NoEngineRuns,
     NoFreeSlot,
+    NotDecided,
     Note,
     OfSchedule,
     PastTimeout,
@@ -36,8 +42,10 @@ from actionqueue.core.reasons import (
     Where,
     release_of,
 )
+from actionqueue.core.rows import Row, latest_attempt_row
 from actionqueue.core.rules import describe
-from actionqueue.core.state import Accepted, Run, Schedule, State
+from actionqueue.core.spec import DEFAULT_QUEUE, Submission
+from actionqueue.core.state import FAILED, STATES, Accepted, Run, Schedule, State
 from actionqueue.core.timers import deadline_of
 from actionqueue.core.why import ahead_of
 
@@ -193,3 +201,42 @@ def _of_schedule(schedule: Schedule, run: Run) -> OfSchedule:
         None if schedule.last_skip is None else shown_datetime(schedule.last_skip.at),
         None if schedule.retired_at is None else shown_datetime(schedule.retired_at),
     )
+
+
+# --- of what is not live ----------------------------------------------------------------------------------------
+
+
+def without_engine(state: State, explanation: Explanation) -> Explanation:
+    """That no engine runs comes first; then how things stand with what the last one had."""
+    epoch = state.epoch
+    reason = NoEngineRuns(
+        shown_datetime(state.last_at), crashed=epoch is not None and not epoch.closed,
+        pid=0 if epoch is None else epoch.pid, host="" if epoch is None else epoch.host,
+    )  # fmt: skip
+    return replace(
+        explanation, reason=reason, release=release_of(reason), ahead=0, notes=(), because=(explanation,), unexplained=0
+    )
+
+
+def ended(row: Row, siblings: Sequence[Row], now: int) -> Explanation:
+    """How the run of a row ended; ``siblings`` are the rows of its task's runs, in which a retry of it may be."""
+    state = STATES[row[4]].value
+    latest = latest_attempt_row(row)
+    error = None if latest is None else attempt_from(latest).error
+    said = None if error is None or row[4] != FAILED else f"{error.kind}: {error.message}"
+    retry = next((RunId(bytes=each[0]) for each in siblings if each[19] == row[0]), None)
+    reason = Ended(state, row[5], shown_datetime(row[11]), said, retry)
+    return Explanation(
+        run_id=RunId(bytes=row[0]), task_id=TaskId(bytes=row[1]), handler=row[2], queue=row[3], state=state,
+        at=shown_datetime(now), reason=reason, release=release_of(reason),
+    )  # fmt: skip
+
+
+def undecided(item: Submission, since: int, now: int, *, has_engine: bool) -> Explanation:
+    """Of a submission that has been waiting for an engine to read it ``since`` then."""
+    reason = NotDecided(shown_datetime(since), has_engine)
+    return Explanation(
+        run_id=RunId(bytes=item.run_id), task_id=TaskId(bytes=item.task_id), handler=item.handler,
+        queue=item.queue or DEFAULT_QUEUE, state=None, at=shown_datetime(now), reason=reason,
+        release=release_of(reason),
+    )  # fmt: skip

@@ -247,9 +247,9 @@ def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for eac
             return ItsTurn()
         case NoEngineRuns() | NotDecided():
             return StartEngine()
-        case Ended(state):
-            return None if state == "completed" else AskRetry()
-        case InProgress():
+        case Ended(state="failed" | "canceled", retried_as=None):
+            return AskRetry()
+        case Ended() | InProgress():
             return None
         case _:
             assert_never(reason)
