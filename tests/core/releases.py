@@ -102,6 +102,11 @@ class AskingStory(Story):
         self.released[type(found.reason).__name__] += 1
         self.holds(found.reason, run_id, attempts)
 
+    def has_not_started(self, run_id: bytes, attempts: int) -> None:
+        """What was promised is not complete yet."""
+        run = self.state.runs.get(run_id)
+        assert run is None or run.attempt_count == attempts, "it did not take all that was named"
+
     def _attempts(self, run_id: bytes) -> int:
         run = self.state.runs.get(run_id)
         return 0 if run is None else run.attempt_count
@@ -133,16 +138,22 @@ class AskingStory(Story):
     # --- doing -----------------------------------------------------------------------------------------------------
 
     def do(self, release: Release, run_id: bytes) -> None:
-        """That, and no other command."""
+        """That, and no other command. What is told is the least that does it: a little less does not."""
+        attempts = self._attempts(run_id)
         match release:
             case AtInstant(at):
+                self.advance(max(0, instant_us(at) - 1 - self.now))
+                self.has_not_started(run_id, attempts)
                 self.advance(max(0, instant_us(at) - self.now))
             case ResumeScope(scope, name):
                 self.perform(Resume(scope, name))
             case RegisterHandler(handler):
                 self.register(handler)
             case RunsEnd(runs, count):
-                for id in runs[:count]:
+                for id in runs[: count - 1]:
+                    self._end(self.state.runs.get(id.bytes))
+                self.has_not_started(run_id, attempts)
+                for id in runs[count - 1 : count]:
                     self._end(self.state.runs.get(id.bytes))
             case MoreSlots(kind, name):
                 self._give_slot(kind, name)

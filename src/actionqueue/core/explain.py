@@ -223,7 +223,7 @@ def ended(row: Row, siblings: Sequence[Row], now: int) -> Explanation:
     state = STATES[row[4]].value
     latest = latest_attempt_row(row)
     error = None if latest is None else attempt_from(latest).error
-    said = None if error is None or row[4] != FAILED else f"{error.kind}: {error.message}"
+    said = None if error is None or row[4] != FAILED else f"{error.kind}: {error.message}".removesuffix(": ")
     retry = next((RunId(bytes=each[0]) for each in siblings if each[19] == row[0]), None)
     reason = Ended(state, row[5], shown_datetime(row[11]), said, retry)
     return Explanation(
