@@ -242,5 +242,6 @@ def ask_through(seed: int, steps: list[Step]) -> AskingStory:
         if story.chance.random() < 0.5:
             story.ask()
             story.name_all()
+    story.settle()
     assert not story.check(settled=True)
     return story

@@ -10,6 +10,7 @@ from types import UnionType
 import pytest
 
 from actionqueue.core.control import CancelRun
+from actionqueue.core.epochs import Close
 from actionqueue.core.equipment import equip, equipment_of
 from actionqueue.core.explain import (
     BREADTH_MAX,
@@ -32,7 +33,6 @@ from actionqueue.core.reasons import (
     AtInstant,
     Ended,
     HandlerMissing,
-    HoldsKeys,
     InProgress,
     ItsTurn,
     KeyHeld,
@@ -40,7 +40,6 @@ from actionqueue.core.reasons import (
     NoEngineRuns,
     NoFreeSlot,
     NotDecided,
-    Note,
     NotYetDue,
     OfSchedule,
     Paused,
@@ -57,7 +56,7 @@ from actionqueue.core.reasons import (
 )
 from actionqueue.core.rules import RepeatRule
 from actionqueue.core.schedules import PutSchedule
-from actionqueue.core.sentences import short, told
+from actionqueue.core.sentences import told
 from actionqueue.core.submission import Submit
 from actionqueue.core.usage import LimitRecord, ListLimits, limits_of
 from actionqueue.core.why import HOLDERS_LISTED_MAX
@@ -191,7 +190,7 @@ def test_no_slots_at_all_are_released_by_giving_some() -> None:
 
 
 def test_a_key_is_told_with_its_holder_and_what_that_is_doing() -> None:
-    """The issue's example: waits for key customer:7, held by run b in its second attempt since …"""
+    """The issue's example: waits for key customer:7, held by run b in its second attempt."""
     story = play("submit b limits=customer.7\nfinish b failed\ntick 10s\nsubmit a limits=customer.7")
     story.play("progress b 3")
 
@@ -250,9 +249,9 @@ def test_an_occurrence_waits_for_the_ones_before_it() -> None:
     assert [each.run_id for each in found.because] == [runs[0].id, runs[1].id]
     assert (found.because[1].because, found.because[1].unexplained) == ((), 1), "what is told is not told again"
     first, second = names[runs[0].id_bytes], names[runs[1].id_bytes]
+    one_at_a_time = "its schedule runs one at a time (queue), and 2 occurrences before it are live"
     assert said(story, found)[:3] == [
-        f"run {third} of h is scheduled: its schedule runs one at a time (queue), and 2 occurrences before it are live: "
-        f"runs {first}, {second}",
+        f"run {third} of h is scheduled: {one_at_a_time}: runs {first}, {second}",
         "  released when all of them end",
         "  of schedule 'hourly' (5 × every 1s, overlap queue); next at 22:13:24Z",
     ]
@@ -290,23 +289,25 @@ def test_a_running_run_says_since_when_and_whether_it_is_to_stop() -> None:
 
 
 def test_how_a_run_ended_is_told_and_which_run_was_asked_for_in_its_place() -> None:
-    story = play("submit a attempts=1\nsubmit b c\nfinish a failed\nfinish b completed\ncancel c by=ann\nproject")
+    story = play(
+        "submit a attempts=1\nsubmit b\nsubmit c delay=1h\nfinish a failed\nfinish b completed\ncancel c\nproject"
+    )
     rows = story.tables.runs
 
     texts = {name: said(story, ended(rows[story.id(name)], [], story.now)) for name in "abc"}
 
     assert texts == {
-        "a": ["run a of h is failed: it ended at 22:13:20Z: E: ", "  over; a retry makes a new run in its place"],
+        "a": ["run a of h is failed: it ended at 22:13:20Z: E", "  over; a retry makes a new run in its place"],
         "b": ["run b of h is completed: it ended at 22:13:20Z"],
-        "c": ["run c of h is running: attempt 1 since 22:13:20Z"] if False else texts["c"],
+        "c": ["run c of h is canceled: it ended at 22:13:20Z", "  over; a retry makes a new run in its place"],
     }
     story.play("retry a as d\nproject")
     retried = ended(story.tables.runs[story.id("a")], list(story.tables.runs.values()), story.now)
     assert (retried.reason, retried.release) == (
-        Ended("failed", "failed", to_datetime(START), "E: ", story.run_id("d")),
+        Ended("failed", "failed", to_datetime(START), "E", story.run_id("d")),
         None,
     )
-    assert said(story, retried) == ["run a of h is failed: it ended at 22:13:20Z: E: ; retried as run d"]
+    assert said(story, retried) == ["run a of h is failed: it ended at 22:13:20Z: E; retried as run d"]
 
 
 @pytest.mark.parametrize(("has_engine", "release"), [(False, StartEngine()), (True, ItsTurn())])
@@ -321,26 +322,23 @@ def test_an_undecided_submission_is_in_the_inbox(has_engine: bool, release: Rele
     assert (found.queue, found.state) == ("default", None)
 
 
-@pytest.mark.parametrize(("crash", "ended"), [(True, "was last heard of at 22:13:20Z"), (False, "ended at 22:13:20Z")])
-def test_that_no_engine_runs_comes_first(crash: bool, ended: str) -> None:
+@pytest.mark.parametrize(("crashed", "words"), [(True, "was last heard of"), (False, "ended")])
+def test_that_no_engine_runs_comes_first(crashed: bool, words: str) -> None:
     """A fork is equipped as the last engine was, and says how things stand apart from that."""
     story = play("submit a handler=later")
     equipment = equipment_of(story.state.places)
-    if not crash:
-        story.restart()  # which closes the first epoch; the state of between is what the log says up to there
-        story.log.pop()
-        story.state.dispose()
+    if not crashed:
+        story.perform(Close())
     state = story.rebuilt()
     equip(state.places, equipment)
+    day_us, last = 86_400 * SECOND, "the last one (pid 1 on host)"
 
-    found = without_engine(state, explain(state, state.runs[story.id("a")], story.now + 86_400 * SECOND))
+    found = without_engine(state, explain(state, state.runs[story.id("a")], story.now + day_us))
 
-    assert found.reason == NoEngineRuns(to_datetime(START), crash, 1, "host")
+    assert found.reason == NoEngineRuns(to_datetime(START), crashed, 1, "host")
     assert (found.release, chain(found)) == (StartEngine(), ["NoEngineRuns", "HandlerMissing"])
     assert said(story, found) == [
-        f"run a of h is ready: no engine runs on this store; the last one (pid 1 on host) {ended}".replace(
-            " of h ", " of later "
-        ).replace("at 22:13:20Z", "at 2023-11-14 22:13:20Z"),
+        f"run a of later is ready: no engine runs on this store; {last} {words} at 2023-11-14 22:13:20Z",
         "  released when an engine is started",
         "  with an engine, as the last one was:",
         "    run a of later is ready: no handler 'later' is registered with the engine",
@@ -354,20 +352,7 @@ def test_that_no_engine_runs_comes_first(crash: bool, ended: str) -> None:
 
 def test_the_first_blocker_in_the_order_of_the_guards_is_named() -> None:
     """Each is taken away in turn: pauses, handler, queue, executor, handler's slots, keys, rates, the line."""
-    story = play(
-        """
-        executor side 1
-        executor other 1
-        handler busy executor=side
-        handler g executor=other concurrency=1
-        forget g
-        submit held limits=k rates=r:1/30s
-        submit side handler=busy
-        submit mine handler=g
-        """
-        if False
-        else "submit held limits=k rates=r:1/30s"
-    )
+    story = play("submit held limits=k rates=r:1/30s")
     story.play("queue q 0\nsubmit a handler=g queue=q limits=k rates=r:1/30s")
     story.play("pause engine\npause queue q")
     seen = [of(story, "a").reason]
@@ -523,11 +508,7 @@ def test_instants_of_another_day_have_their_date() -> None:
     tomorrow = parsed(plain(found) | {"at": plain(found.at + timedelta(days=1))}, Explanation)
 
     assert "due at 2023-11-14 22:13:23Z" in told(tomorrow)
-    assert short(found.run_id) in found.headline or found.headline == "due at 22:13:23Z"
-
-
-def test_notes_are_typed_too() -> None:
-    assert HoldsKeys in typing.get_args(Note)
+    assert found.headline == "due at 22:13:23Z"
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
@@ -538,13 +519,11 @@ def listed(story: Story, **wanted: object) -> list[LimitRecord]:
 
 
 def test_limits_say_who_holds_them_and_how_many_wait() -> None:
-    story = play(
-        "queue mail 2\nhandler g concurrency=1\nsubmit a limits=k:1\nsubmit b c limits=k:1\nsubmit d handler=g queue=mail"
-    )
+    story = play("queue mail 2\nhandler g concurrency=1\nsubmit a b c limits=k:1\nsubmit d handler=g queue=mail")
 
     found = {(each.kind, each.name): each for each in listed(story)}
 
-    assert list(found)[0] == ("key", "k"), "what is waited for most comes first"
+    assert next(iter(found)) == ("key", "k"), "what is waited for most comes first"
     assert found["key", "k"] == LimitRecord(
         kind="key", name="k", capacity=1, taken=1, holders=(story.run_id("a"),), waiting=2
     )
