@@ -12,6 +12,7 @@ CORE = "tests/core"
 ENGINE = "tests/engine"
 STORE = "tests/store"
 WORLD = "tests/scenarios"
+LIMITS = "tests/core/test_limits.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     _of(
         "a wake-up dropped",
         "core/places.py",
-        "        if executor is not None and executor.waiting:\n            self._wake(executor)\n",
+        "        if executor is not None and executor.waiting:\n            self.wake(executor)\n",
         "",
     ),
-    _of(
-        "a queue's wake-up dropped", "core/places.py", "        if queue.waiting:\n            self._wake(queue)\n", ""
-    ),
+    _of("a queue's wake-up dropped", "core/places.py", "        if queue.waiting:\n            self.wake(queue)\n", ""),
     _of(
         "a queue's bound ignored",
         "core/places.py",
@@ -109,7 +108,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _of(
         "what a pause held forgotten",
         "core/places.py",
-        "            for run in held:\n                self.enter_timer(run, run.until)\n",
+        "            for run in (held or {}).values():\n                self.enter_timer(run, run.until)\n",
         "",
     ),
     _of(
@@ -136,6 +135,108 @@ MUTATIONS: tuple[Mutation, ...] = (
         "core/timers.py",
         "heap[0][0] <= now and len(found) < most:\n            entry = heappop(heap)\n            if _is_timed",
         "heap[0][0] < now and len(found) < most:\n            entry = heappop(heap)\n            if _is_timed",
+    ),
+    # --- limits: keys, rates, holds, aging, pauses of tasks
+    _of(
+        "a key never given back",
+        "core/attempts.py",
+        "    if lane.keys:\n        state.places.release_keys(run)\n",
+        "",
+        LIMITS,
+    ),
+    _of(
+        "a key given back to nobody",
+        "core/places.py",
+        "                    if twin.waiting:\n                        self.wake(twin)\n",
+        "                    pass\n",
+        LIMITS,
+    ),
+    _of(
+        "one more than the capacity of a key",
+        "core/limits.py",
+        "get(need.key, need.capacity)",
+        "get(need.key, need.capacity + 1)",
+        LIMITS,
+    ),
+    _of(
+        "a key let go over a state that it is held over",
+        "core/attempts.py",
+        "if run.task.lane.keys and not holds_keys(run):",
+        "if run.task.lane.keys:",
+        LIMITS,
+    ),
+    _of(
+        "a key kept over a state that it is not held over",
+        "core/attempts.py",
+        "if run.task.lane.keys and not holds_keys(run):",
+        "if False:",
+        LIMITS,
+    ),
+    _of(
+        "a held key forgotten by a restart",
+        "core/loading.py",
+        "    if run.task.lane.keys and holds_keys(run):\n        places.hold_keys(run)\n",
+        "",
+        LIMITS,
+    ),
+    _of(
+        "only the first of several keys asked for",
+        "core/places.py",
+        "for slots in lane.keys:\n            if not",
+        "for slots in lane.keys[:1]:\n            if not",
+        LIMITS,
+    ),
+    _of(
+        "one token too many",
+        "core/limits.py",
+        "slack_us=(need.burst - 1) * interval_us",
+        "slack_us=need.burst * interval_us",
+        LIMITS,
+    ),
+    _of(
+        "a token not taken", "core/limits.py", "max(meter.tat, now) + bucket.interval_us", "max(meter.tat, now)", LIMITS
+    ),
+    _of(
+        "unused tokens saved for ever",
+        "core/limits.py",
+        "max(meter.tat, now) + bucket",
+        "(meter.tat or now) + bucket",
+        LIMITS,
+    ),
+    _of(
+        "a rate forgotten by a restart",
+        "core/loading.py",
+        "            state.places.limits.restore(key, packed)\n",
+        "            pass\n",
+        LIMITS,
+    ),
+    _of(
+        "waiting makes a run less urgent",
+        "core/ready.py",
+        "return run.last_state_change_at - run",
+        "return -run.last_state_change_at - run",
+        LIMITS,
+    ),
+    _of(
+        "the pause of a task lost at a restart",
+        "core/loading.py",
+        "        lane = limited_lane(state, lane, extra.options, id)\n",
+        "        lane = limited_lane(state, lane, extra.options, bytes(16))\n",
+        LIMITS,
+    ),
+    _of(
+        "the pause of a task that outlives it",
+        "core/attempts.py",
+        '        del state.pauses["task", task.id.hex()]\n',
+        "        pass\n",
+        LIMITS,
+    ),
+    _of(
+        "a handler's concurrency ignored",
+        "core/places.py",
+        "if lane.bound is not None and not lane.bound.free:",
+        "if False:",
+        LIMITS,
     ),
     # --- submissions and controls
     _of(

@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Tasks": ("Task", "Call", "TaskHandle"),
     "In a handler": ("Context", "CONTEXT", "TerminalFailure", "RetryAfter", "Snooze"),
     "Retries": ("Retry", "Backoff", "fixed", "exponential", "delays"),
+    "Limits": ("Limit", "Rate"),
     "Records": (
         "RunRecord", "AttemptRecord", "ErrorRecord", "TaskRecord", "StateChange", "Progress", "Page", "Stats",
         "SlotsRecord", "EngineRecord", "Explanation", "LimitRecord", "ScheduleRecord", "SkipRecord", "Refusal",
@@ -71,8 +72,12 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("actionqueue.core.submission", ("LIVE_RUNS_MAX",)),
     ("actionqueue.core.retry", ("ATTEMPTS_MAX", "DELAY_US_MAX", "DELAYS_MAX")),
-    ("actionqueue.task", ("MAX_LOST_MAX",)),
+    ("actionqueue.task", ("MAX_LOST_MAX", "CONCURRENCY_MAX")),
     ("actionqueue.settings", ("SLOTS_MAX",)),
+    (
+        "actionqueue.core.needs",
+        ("LIMITS_MAX", "LIMIT_KEY_CHARACTERS_MAX", "CAPACITY_MAX", "TOKENS_MAX", "PERIOD_US_MAX"),
+    ),
     ("actionqueue.engine.engine", ("MAILBOX_POSTS_MAX", "TURN_EVENTS_MAX")),
     ("actionqueue.engine.writer", ("PAYLOAD_CACHE_BYTES",)),
     ("actionqueue.store.inbox", ("INBOX_ROWS_MAX",)),

@@ -27,6 +27,7 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.ids import TaskId, fresh_id_bytes
 from actionqueue.core.instants import parse_duration_us
+from actionqueue.core.needs import KeyNeed, Limit, Rate, key_need, rate_need
 from actionqueue.core.retry import Retry
 from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.spec import (
@@ -34,6 +35,7 @@ from actionqueue.core.spec import (
     NO_OPTIONS,
     PAYLOAD_BYTES_MAX,
     Submission,
+    TaskConstraints,
     TaskOptions,
     TaskSpec,
     check_count,
@@ -52,7 +54,7 @@ from actionqueue.records import RunRecord
 from actionqueue.session import Session
 from actionqueue.settings import Settings
 from actionqueue.store.codec import digest
-from actionqueue.task import AsyncTask, Call, Duration, SyncTask, Task, checked_metadata, declare, rule_of
+from actionqueue.task import AsyncTask, Call, Duration, Hold, SyncTask, Task, checked_metadata, declare, rule_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -76,7 +78,9 @@ class ActionQueue(Administering):
     named queues over all executors, 1 to 100,000 each. ``drain_timeout`` is how long leaving waits for what runs,
     ``stop_grace`` how long code may take to end after it was asked to. Finished tasks are kept for ``retention``, the
     log for ``log_retention``. ``decide_wait`` is how long a client waits for the decision on a submission with an
-    idempotency key. More than ``live_runs_max`` live runs are refused. ``imports`` are modules that the engine imports
+    idempotency key. More than ``live_runs_max`` live runs are refused. With ``aging`` each such time that a run has
+    been ready counts as one priority more, so that work of a low priority is not passed for ever; without (the default) the
+    larger priority always goes first. ``imports`` are modules that the engine imports
     when it opens (they declare tasks). ``resources`` makes an async context manager, entered once per engine loop and
     once per worker process; its value is ``ctx.resources``. Durations are timedelta, seconds, or text such as "15m".
 
@@ -106,6 +110,7 @@ class ActionQueue(Administering):
         log_retention: Duration = "7d",
         decide_wait: Duration = "1s",
         live_runs_max: int = LIVE_RUNS_MAX,
+        aging: Duration | None = None,
         imports: Sequence[str] = (),
         resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
@@ -122,6 +127,7 @@ class ActionQueue(Administering):
             log_retention=log_retention,
             decide_wait=decide_wait,
             live_runs_max=live_runs_max,
+            aging=aging,
             imports=imports,
             resources=resources,
         )
@@ -176,6 +182,11 @@ class ActionQueue(Administering):
         schedule: Cron | Repeat | None = None,
         tags: Iterable[str] = (),
         result_bytes_max: int | None = None,
+        concurrency_key: str | None = None,
+        limits: Iterable[Limit] = (),
+        rate: Rate | Iterable[Rate] = (),
+        hold: Iterable[Hold] = (),
+        concurrency: int | None = None,
     ) -> TaskDecorator: ...
 
     def task(
@@ -196,6 +207,11 @@ class ActionQueue(Administering):
         schedule: Cron | Repeat | None = None,
         tags: Iterable[str] = (),
         result_bytes_max: int | None = None,
+        concurrency_key: str | None = None,
+        limits: Iterable[Limit] = (),
+        rate: Rate | Iterable[Rate] = (),
+        hold: Iterable[Hold] = (),
+        concurrency: int | None = None,
     ) -> Any:
         """Declare a function as a task: used bare, or called with options. It stays callable.
 
@@ -207,7 +223,15 @@ class ActionQueue(Administering):
         ``"retry"`` (default), or ``"fail"`` (default with one attempt); ``max_lost`` (0 to 1000, default 5) is how many
         may be. ``priority`` is 32-bit signed, larger first.
         ``expires`` is the deadline to start, after submission. ``result_bytes_max`` bounds the encoded result (default
-        1 MiB). Durations are timedelta, seconds, or text such as "15m".
+        1 MiB). ``concurrency`` is how many attempts of it run at once, at most (1 to 100,000).
+
+        ``concurrency_key`` names a key that only one run may hold at once, ``limits`` keys with a capacity each, ``rate``
+        one or more rates at which runs of a key may start; up to 10 of either. Keys are texts of up to 250 characters
+        once ``{argument}`` in them is replaced; a run takes all of its keys as it starts. It gives them back when its
+        attempt ends, unless ``hold`` lists the state it then rests in (``"retry_wait"``, ``"suspended"``,
+        ``"awaiting"``): then it keeps them until its next attempt has ended.
+
+        Durations are timedelta, seconds, or text such as "15m".
         ``schedule`` (``Cron`` or ``Repeat``) has it run at each time that names, under the handler's name, while an
         engine runs that registers it; changed, it replaces the one before, and left out, it retires it.
 
@@ -219,11 +243,14 @@ class ActionQueue(Administering):
         ...     return f"{path} at {width}"
         >>> resize("a.png")
         'a.png at 100'
+        >>> @queue.task(concurrency_key="customer:{customer_id}", rate=Rate("mail", count=10, per="1s"))
+        ... def send_invoice(customer_id: int) -> None: ...
         """
         options = {
             "name": name, "queue": queue, "executor": executor, "retry": retry, "timeout": timeout,
             "no_retry_on": no_retry_on, "on_lost": on_lost, "max_lost": max_lost, "priority": priority,
             "expires": expires, "schedule": schedule, "tags": tags, "result_bytes_max": result_bytes_max,
+            "concurrency_key": concurrency_key, "limits": limits, "rate": rate, "hold": hold, "concurrency": concurrency,
         }  # fmt: skip
         return TaskDecorator(self, options) if function is None else self.declare(function, options)
 
@@ -266,6 +293,7 @@ class ActionQueue(Administering):
         self._check_duplicate(name, handler)
         task: Task[Any, Any] = (AsyncTask if is_async else SyncTask)(self, handler, declared)
         task.check_importable(bound=False)
+        task.declared_schedule()  # what makes it no submission is told here
         self._handlers[name] = task
         if self._session is not None:
             self._session.register(task)
@@ -603,6 +631,18 @@ def _with_ids(error: ActionQueueError, items: Sequence[Submission]) -> ActionQue
     )
 
 
+def _limits_of(constraints: TaskConstraints) -> tuple[KeyNeed, ...]:
+    for limit in constraints.limits:
+        _check_is(limit, Limit, "limits: give Limit(…)")
+    key = constraints.concurrency_key
+    return (*(() if key is None else (KeyNeed(key),)), *(key_need(limit) for limit in constraints.limits))
+
+
+def _rate(rate: Rate) -> Rate:
+    _check_is(rate, Rate, "rates: give Rate(…)")
+    return rate
+
+
 def _submission_of(spec: TaskSpec) -> Submission:
     _check_is(spec, TaskSpec, "submit: give a TaskSpec (or call submit of a task)")
     _check_is(spec.payload, bytes, "payload: give bytes")
@@ -615,6 +655,9 @@ def _submission_of(spec: TaskSpec) -> Submission:
         metadata=checked_metadata(metadata.extra) if metadata.extra else None,
         description=metadata.description,
         content_type=None if spec.content_type == "application/json" else spec.content_type,
+        limits=_limits_of(constraints),
+        rates=tuple([rate_need(_rate(each)) for each in constraints.rates]),
+        hold=tuple(constraints.hold),
     )
     item = Submission(
         spec.id.bytes if spec.id is not None else fresh_id_bytes(),

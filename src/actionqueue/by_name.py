@@ -1,6 +1,7 @@
 """Submitting by a handler's name, without its function at hand: from the command line, over HTTP.
 
-What is left unset stays unset in the submission: the engine fills it in from the handler's last declaration.
+What is left unset stays unset in the submission: the engine fills it in from the handler's last declaration. Only keys
+are filled in here, since they are made of the arguments, which the core does not read.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from msgspec import json
 from actionqueue.core.errors import InvalidArguments, InvalidSubmission
 from actionqueue.core.ids import fresh_id_bytes
 from actionqueue.core.instants import instant_us, parse_duration_us
-from actionqueue.core.spec import Submission, TaskOptions, validate
+from actionqueue.core.spec import NO_OPTIONS, Submission, TaskOptions, validate
 from actionqueue.core.state import Declaration
 from actionqueue.store.codec import digest
+from actionqueue.templates import NeedTemplates, Wanted
 
 _canonical = json.Encoder(order="deterministic").encode
 
@@ -51,6 +53,10 @@ def submission_by_name(
             f"the arguments of {handler!r} are not JSON: {error}", problems={"args": str(error)}
         ) from error
     tags = tuple(tags)
+    options = TaskOptions(tags=tags) if tags else None
+    if declared is not None and (wanted := Wanted(declared.limits, declared.rates, declared.hold)):
+        needs = NeedTemplates(wanted, None, handler)
+        options = needs.options(options or NO_OPTIONS, json.decode(body), declared.defaults)
     item = Submission(
         fresh_id_bytes(),
         fresh_id_bytes(),
@@ -62,7 +68,7 @@ def submission_by_name(
         max_attempts,
         None if at is None else instant_us(at, field="at"),
         None if delay is None else parse_duration_us(delay, field="delay"),
-        TaskOptions(tags=tags) if tags else None,
+        options,
         idempotency_key,
         expires_us=None if expires is None else parse_duration_us(expires, field="expires"),
     )

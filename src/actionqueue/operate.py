@@ -208,16 +208,21 @@ class Operating:
             raise InvalidSubmission("priority: not a whole number", problems={"priority": "not a whole number"})
         return self._send(Reprioritize(run_id_of(run_id), priority), lambda reply: None)
 
-    def _op_pause(self, *, queue: str | None = None, handler: str | None = None) -> Operation[bool]:
-        """Promote and start nothing of a queue, of a handler, or (neither given) of the whole engine.
+    def _op_pause(
+        self, *, queue: str | None = None, handler: str | None = None, task: TaskKey | None = None
+    ) -> Operation[bool]:
+        """Promote and start nothing of a queue, of a handler, of a task, or (none given) of the whole engine.
 
-        Running work goes on; the pause survives a restart. False when it was paused already.
+        Running work goes on; the pause survives a restart. False when it was paused already. Raises ``UnknownTask``,
+        and ``AlreadyTerminal`` for a task that has ended; the pause of a task ends with it.
         """
-        return self._send(Pause(*_scope(queue, handler), self.asker()), bool)
+        return self._send(Pause(*_scope(queue, handler, task), self.asker()), bool)
 
-    def _op_resume(self, *, queue: str | None = None, handler: str | None = None) -> Operation[bool]:
-        """Lift the pause of the same scope. False when there was none."""
-        return self._send(Resume(*_scope(queue, handler), self.asker()), bool)
+    def _op_resume(
+        self, *, queue: str | None = None, handler: str | None = None, task: TaskKey | None = None
+    ) -> Operation[bool]:
+        """Lift the pause of the same scope. False when there was none. Raises ``UnknownTask``."""
+        return self._send(Resume(*_scope(queue, handler, task), self.asker()), bool)
 
     runs = blocking(_op_runs)
     aruns = awaiting(_op_runs)
@@ -247,9 +252,14 @@ class Operating:
     aresume = awaiting(_op_resume)
 
 
-def _scope(queue: str | None, handler: str | None) -> tuple[str, str]:
-    if queue is not None and handler is not None:
-        raise InvalidSubmission("give a queue or a handler, not both", problems={"scope": "two scopes given"})
+def _scope(queue: str | None, handler: str | None, task: TaskKey | None) -> tuple[str, str]:
+    given = {"queue": queue, "handler": handler, "task": task}
+    named = [scope for scope, name in given.items() if name is not None]
+    if len(named) > 1:
+        listed = " or ".join(f"a {scope}" for scope in named)
+        raise InvalidSubmission(f"give {listed}, not both", problems={"scope": "two scopes given"})
+    if task is not None:
+        return "task", task_id_of(task).hex()
     for scope, name in (("queue", queue), ("handler", handler)):
         if name is not None:
             problem = name_problem(name)

@@ -66,6 +66,7 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.explain import Explanation
 from actionqueue.core.ids import AttemptId, RunId, TaskId
+from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
@@ -129,6 +130,7 @@ __all__ = [
     "InvalidSubmission",
     "InvalidTaskId",
     "InvalidTransition",
+    "Limit",
     "LimitExceeded",
     "LimitRecord",
     "ManyRuns",
@@ -149,6 +151,7 @@ __all__ = [
     "Problem",
     "Progress",
     "PruneSummary",
+    "Rate",
     "ReadyScheduledAtAfterCreatedAt",
     "Refusal",
     "Refused",

@@ -125,9 +125,11 @@ class Session:
             queues=settings.queues,
             stop_grace_us=settings.stop_grace_us,
             live_runs_max=settings.live_runs_max,
+            aging_us=settings.aging_us,
         )
         for task in self._queue.handlers.values():
-            engine.register(task.runnable, task.declared.executor, task.declared.terms)
+            declared = task.declared
+            engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
         engine.open()
         engine.effects.on_failure = self._note_failure
         engine.on_fenced = self._note_fenced
@@ -211,7 +213,8 @@ class Session:
         engine = self.engine
         if engine is not None:
             task.check_importable()
-            engine.register(task.runnable, task.declared.executor, task.declared.terms)
+            declared = task.declared
+            engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
             engine.post(declaring([task]))
 
     def read_inbox(self, timeout_s: float) -> bool:

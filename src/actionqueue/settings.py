@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.instants import parse_duration_us
-from actionqueue.core.spec import name_problem
+from actionqueue.core.spec import DURATION_US_MAX, name_problem
 
 MEMORY = ":memory:"
 SLOTS_MAX = 100_000
@@ -36,6 +36,7 @@ class Settings(Struct, frozen=True):
     log_retention_us: int
     decide_wait_us: int
     live_runs_max: int
+    aging_us: int
     imports: tuple[str, ...]
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None
 
@@ -57,6 +58,7 @@ class Settings(Struct, frozen=True):
             value = given[name]
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 problems[name] = "give a whole number of at least 1"
+        aging_us = _aging(given["aging"], problems)
         queues = _queues(given["queues"] or {}, problems)
         if isinstance(given["imports"], str) or not all(isinstance(each, str) for each in given["imports"]):
             problems["imports"] = "give a list of module names"
@@ -72,6 +74,7 @@ class Settings(Struct, frozen=True):
             processes=given["processes"],
             queues=queues,
             live_runs_max=given["live_runs_max"],
+            aging_us=aging_us,
             imports=tuple(given["imports"]),
             resources=given["resources"],
             **durations,
@@ -88,6 +91,20 @@ def _queues(given: Any, problems: dict[str, str]) -> dict[str, int]:
         elif type(slots) is not int or not 1 <= slots <= SLOTS_MAX:
             problems[f"queues[{name!r}]"] = f"give 1 to {SLOTS_MAX}"
     return dict(given)
+
+
+def _aging(given: Any, problems: dict[str, str]) -> int:
+    """How long waiting counts as a priority, or 0 where it does not."""
+    if given is None:
+        return 0
+    try:
+        aging_us = parse_duration_us(given, field="aging")
+    except InvalidSubmission as error:
+        problems["aging"] = error.message.removeprefix("aging: ")
+        return 0
+    if not 1 <= aging_us <= DURATION_US_MAX:
+        problems["aging"] = "give a microsecond to 100 years"
+    return aging_us
 
 
 def _durations(given: Mapping[str, Any], problems: dict[str, str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from actionqueue.core.errors import InvalidArguments, InvalidSubmission
+from actionqueue.templates import scalar_text
 
 _EMPTY = inspect.Parameter.empty
 
@@ -197,6 +198,20 @@ class Signature:
             return self._result_decoder.decode(body)
         except msgspec.ValidationError:
             return msgspec.json.decode(body)
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters that are stored, in order."""
+        return self._names
+
+    def default_text(self, name: str) -> str | None:
+        """What a key shows of the default of a parameter; None where it has none, or none that a key can show."""
+        if name not in self._defaults:
+            return None
+        try:
+            return scalar_text(msgspec.json.decode(_encode(self._defaults[name])))
+        except (msgspec.MsgspecError, TypeError, ValueError, NotImplementedError):
+            return None
 
     def describe(self) -> str:
         """Parameter names with a mark on the optional ones: what a declaration records."""

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
 
 from msgspec import Struct, json, msgpack, to_builtins
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from actionqueue.core.epochs import Declare
 from actionqueue.core.errors import InvalidArguments, InvalidSubmission
 from actionqueue.core.ids import TaskId, fresh_ids
 from actionqueue.core.instants import instant_us, parse_duration_us
+from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms, Retry
 from actionqueue.core.rules import Rule
 from actionqueue.core.spec import (
@@ -32,6 +33,7 @@ from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.executors import locators
 from actionqueue.handler import Handler
 from actionqueue.operations import Operation
+from actionqueue.templates import NeedTemplates, Wanted, wanted
 
 if TYPE_CHECKING:
     from actionqueue.app import ActionQueue
@@ -41,6 +43,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 Duration = timedelta | float | str
+Hold = Literal["retry_wait", "suspended", "awaiting"]
 
 
 class Declared(Struct, frozen=True):
@@ -55,6 +58,8 @@ class Declared(Struct, frozen=True):
     expires_us: int | None
     tags: tuple[str, ...]
     result_bytes_max: int
+    wanted: Wanted
+    concurrency: int | None
     rule: Rule | None = None
 
 
@@ -71,6 +76,7 @@ class Chosen(Struct, frozen=True):
     expires_us: int | None = None
     max_attempts: int | None = None
     rare: TaskOptions = NO_OPTIONS
+    wanted: Wanted | None = None
     rule: Rule | None = None
 
 
@@ -137,7 +143,9 @@ class Task(Generic[P, R]):
         self._handler = handler
         self._declared = declared
         self._chosen = chosen
-        self._template = self._make_template()
+        wanted = declared.wanted if chosen.wanted is None else chosen.wanted
+        self._needs = NeedTemplates(wanted, handler.signature.names, handler.name)
+        self._template = self._make_template(wanted)
         functools.update_wrapper(self, handler.function)
 
     @property
@@ -221,11 +229,12 @@ class Task(Generic[P, R]):
         return self._submission(body, *fresh_ids(2))
 
     def _submission(self, body: bytes, task_id: bytes, run_id: bytes) -> Submission:
-        template, chosen = self._template, self._chosen
+        template, chosen, needs = self._template, self._chosen, self._needs
+        options = needs.filled(template.options, body) if needs.names else template.options
         item = Submission(
             chosen.task_id or task_id, run_id, template.handler, body,
             blake2b(body, digest_size=16).digest(), template.queue, template.priority, template.max_attempts,
-            template.at_us, template.delay_us, template.options, template.key, template.key_lifetime_us, None,
+            template.at_us, template.delay_us, options, template.key, template.key_lifetime_us, None,
             chosen.task_id is not None, template.expires_us, chosen.rule,
         )  # fmt: skip
         if item.key is not None or item.task_id_given:
@@ -277,6 +286,10 @@ class Task(Generic[P, R]):
         expires: Duration | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
+        concurrency_key: str | None = None,
+        limits: Iterable[Limit] | None = None,
+        rate: Rate | Iterable[Rate] | None = None,
+        hold: Iterable[Hold] | None = None,
         tags: Iterable[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         description: str | None = None,
@@ -285,11 +298,12 @@ class Task(Generic[P, R]):
 
         ``at`` (an aware datetime up to the year 9999) or ``delay`` say when it is due. ``queue``, ``priority`` (32-bit
         signed, larger first), ``expires`` (the deadline to start, after submission), ``retry`` and ``timeout`` (of one
-        attempt) replace what the decorator says, ``tags`` too (at most 20). Submissions with one ``idempotency_key``
-        (up to 250 characters) and the same content are one task, for as long as its history is kept, or for
-        ``idempotency_lifetime``; a ``task_id`` of your own works the same way. ``metadata`` is any JSON under text keys
-        (up to 8 KiB), which the handler sees; ``description`` is for people (up to 1,000 characters). Durations are
-        timedelta, seconds, or text such as "15m", up to 100 years. What is left out stays as it was.
+        attempt) replace what the decorator says, ``tags`` too (at most 20); so do ``limits`` with ``concurrency_key``
+        (giving either replaces both), ``rate`` and ``hold``, which are what they are in ``ActionQueue.task``. Submissions
+        with one ``idempotency_key`` (up to 250 characters) and the same content are one task, for as long as its history
+        is kept, or for ``idempotency_lifetime``; a ``task_id`` of your own works the same way. ``metadata`` is any JSON
+        under text keys (up to 8 KiB), which the handler sees; ``description`` is for people (up to 1,000 characters).
+        Durations are timedelta, seconds, or text such as "15m", up to 100 years. What is left out stays as it was.
 
         ``schedule`` (``Cron`` or ``Repeat``) makes a run at each time it names; at most one of it, ``at`` and ``delay``.
 
@@ -325,6 +339,7 @@ class Task(Generic[P, R]):
             expires_us=_duration(expires, "expires", old.expires_us),
             max_attempts=old.max_attempts if retry is None else retry.max_attempts,
             rare=rare,
+            wanted=_chosen_needs(self._declared, old, concurrency_key, limits, rate, hold),
             rule=old.rule if schedule is None else rule_of(schedule),
         )
         variant = type(self)(self._queue, self._handler, self._declared, chosen)
@@ -338,9 +353,11 @@ class Task(Generic[P, R]):
         """What is wrong with what was chosen, by field."""
         return submission_problems(self._template)
 
-    def _make_template(self) -> Submission:
+    def _make_template(self, wanted: Wanted) -> Submission:
         declared, chosen = self._declared, self._chosen
         rare = chosen.rare
+        if wanted and not self._needs.names:
+            rare = self._needs.options(rare, {})
         if declared.tags and not rare.tags:
             rare = replace(rare, tags=declared.tags)
         return Submission(
@@ -367,10 +384,14 @@ class Task(Generic[P, R]):
 
     def declaration(self) -> Declaration:
         """What is recorded of the decorator, for submissions that leave it open."""
-        d = self._declared
+        d, signature = self._declared, self._handler.signature
+        names = NeedTemplates(d.wanted, signature.names, self.name).names
+        shown = {name: signature.default_text(name) for name in names}
         return Declaration(
-            self.name, d.queue, d.priority, d.max_attempts, d.expires_us, d.tags, self._handler.signature.describe()
-        )
+            self.name, d.queue, d.priority, d.max_attempts, d.expires_us, d.tags, signature.describe(),
+            d.wanted.limits, d.wanted.rates, d.wanted.hold,
+            {name: text for name, text in shown.items() if text is not None},
+        )  # fmt: skip
 
 
 class SyncTask(Task[P, R]):
@@ -395,6 +416,8 @@ _NO_ID = b"\x01" * 16
 _SMALL_BYTES = 32_768
 MAX_LOST_MAX = 1000
 """The largest ``max_lost``."""
+CONCURRENCY_MAX = 100_000
+"""The largest ``concurrency`` of a handler."""
 _NO_KEYWORDS: dict[str, Any] = {}
 _packed = msgpack.Encoder(order="deterministic").encode
 
@@ -406,6 +429,19 @@ def _duration(value: Duration | None, field: str, otherwise: int | None) -> int 
     if duration_us > DURATION_US_MAX:
         raise InvalidSubmission(f"{field}: longer than 100 years", problems={field: "longer than 100 years"})
     return duration_us
+
+
+def _chosen_needs(
+    declared: Declared,
+    old: Chosen,
+    concurrency_key: str | None,
+    limits: Iterable[Limit] | None,
+    rate: Rate | Iterable[Rate] | None,
+    hold: Iterable[str] | None,
+) -> Wanted | None:
+    if concurrency_key is None and limits is None and rate is None and hold is None:
+        return old.wanted
+    return wanted(concurrency_key, limits, rate, hold, declared.wanted if old.wanted is None else old.wanted)
 
 
 def _merge_rare(
@@ -485,6 +521,11 @@ def declare(
     expires: Duration | None,
     tags: Iterable[str],
     result_bytes_max: int | None,
+    concurrency_key: str | None,
+    limits: Iterable[Limit],
+    rate: Rate | Iterable[Rate],
+    hold: Iterable[str],
+    concurrency: int | None,
     schedule: Cron | Repeat | None = None,
 ) -> Declared:
     """The decorator's options, validated; raises ``InvalidSubmission`` naming every problem."""
@@ -503,6 +544,8 @@ def declare(
         problems["no_retry_on"] = "give a tuple of exception classes"
     if result_bytes_max is not None and (type(result_bytes_max) is not int or result_bytes_max < 1):
         problems["result_bytes_max"] = "give a whole number of bytes, at least 1"
+    if concurrency is not None and (type(concurrency) is not int or not 1 <= concurrency <= CONCURRENCY_MAX):
+        problems["concurrency"] = f"give 1 to {CONCURRENCY_MAX}"
     tags = _tuple_of_tags(tags)
     timeout_us = _duration(timeout, "timeout", None)
     expires_us = _duration(expires, "expires", None)
@@ -525,6 +568,8 @@ def declare(
         expires_us=expires_us,
         tags=tags,
         result_bytes_max=result_bytes_max or RESULT_BYTES_MAX,
+        wanted=wanted(concurrency_key, limits, rate, hold),
+        concurrency=concurrency,
         rule=None if schedule is None else rule_of(schedule),
     )
 

@@ -73,7 +73,7 @@ from actionqueue.core.state import (
     State,
 )
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
-from actionqueue.core.timers import deadline_of
+from actionqueue.core.timers import deadline_of, is_ahead
 
 START = 1_700_000_000_000_000
 TERMS = AttemptTerms(backoff=Fixed(10_000_000))
@@ -113,7 +113,7 @@ class Tables:
         """The live rows, as a state. They come in an order that means nothing."""
         runs = reversed([row for row in self.runs.values() if row[4] < FIRST_TERMINAL])
         tasks = (stored_task(row) for row in self.tasks.values() if row[12] is None)
-        entries = [(*names, body) for names, body in self.entries.items()]
+        entries = ((*names, body) for names, body in self.entries.items())
         return load(self.facts, tasks, map(stored_run, runs), entries)
 
     def known_task(self, row: Row) -> KnownTask:
@@ -345,6 +345,7 @@ class Story:
                 if entry[2].where is not Where.NOWHERE
                 and not entry[2].attempt_count
                 and entry[0] == deadline_of(entry[2])
+                and not is_ahead(entry[2])
             ]
         if places.engine_pause is None:
             wakes += [each.next_at for each in places.limits.buckets.values() if each.waiting]

@@ -160,7 +160,8 @@ def test_fire_times_around_every_change_of_fifty_years_are_those_of_a_clock_watc
 def test_fire_times_of_two_whole_years_are_those_of_a_clock_watcher(zone: str, year: int) -> None:
     shown = ticks(ZoneInfo(zone), utc_s(f"{year}-01-01"), utc_s(f"{year + 2}-01-01"), MINUTE_S)
     for each in BY_MINUTE:
-        check_against_the_model(each, zone, shown)
+        if len(each.hours) * len(each.minutes) < 24 * 60:  # a million fire times tell no more than a thousand
+            check_against_the_model(each, zone, shown)
 
 
 # --- against cronsim ------------------------------------------------------------------------------------------------
@@ -255,7 +256,8 @@ def test_stretches_are_those_of_the_zones_own_table(zone: str) -> None:
 @pytest.mark.soak
 def test_stretches_of_every_zone_are_those_of_its_own_table() -> None:
     for zone in sorted(zoneinfo.available_timezones()):
-        check_zone(zone)
+        if zones.zone_problem(zone) is None:
+            check_zone(zone)
 
 
 # --- bounds and effort ----------------------------------------------------------------------------------------------
@@ -296,6 +298,21 @@ def test_years_end_and_time_itself_ends() -> None:
         last_us = times_of("@hourly", zone).last_until(END_S * SECOND_US * 2)
         assert last_us == (END_S - HOUR_S) * SECOND_US
         assert times_of("@hourly", zone).next_after(last_us) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "due"),
+    [
+        ("0 0 9 1 1 * 2027", "Pacific/Kiritimati", "2026-12-31T19:00"),
+        ("0 0 20 31 12 * 2027", "Pacific/Midway", "2028-01-01T07:00"),
+    ],
+)
+def test_a_year_on_the_wall_is_not_a_year_of_utc(expression: str, zone: str, due: str) -> None:
+    times = times_of(expression, zone)
+    due_us = utc_s(due) * SECOND_US
+    assert times.next_after(0) == due_us
+    assert times.last_until(2 * due_us) == due_us
+    assert times.count(0, 2 * due_us) == 1
 
 
 @pytest.mark.parametrize("expression", ["* * * * * *", "0 9 * * MON-FRI", "*/5 30 2 * * *", "0 0 29 2 MON"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from actionqueue.core import places as places_module
+from actionqueue.core import families as families_module
 from actionqueue.core.control import Pause, Resume
 from actionqueue.core.errors import AlreadyTerminal, InvalidSubmission, UnknownTask
 from actionqueue.core.ids import fresh_id_bytes
@@ -705,15 +705,15 @@ def test_keys_and_their_lanes_are_forgotten_with_the_last_task_that_needs_them()
 
     places = story.state.places
     story.project()
-    assert places.lane_count <= places_module.LANES_KEPT + 1
-    assert len(places.limits.keys) <= places_module.LANES_KEPT + 1
-    assert len(places.limits.buckets) <= places_module.LANES_KEPT
-    assert len(places.limits.meters) <= places_module.LANES_KEPT
+    assert places.lane_count <= families_module.LANES_KEPT + 1
+    assert len(places.limits.keys) <= families_module.LANES_KEPT + 1
+    assert len(places.limits.buckets) <= families_module.LANES_KEPT
+    assert len(places.limits.meters) <= families_module.LANES_KEPT
     assert story.check(settled=True) == []
 
 
 def test_nothing_of_a_key_is_left_when_no_lane_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places_module, "LANES_KEPT", 0)
+    monkeypatch.setattr(families_module, "LANES_KEPT", 0)
     story = play("""
         submit a limits=k,l:2 rates=r:5/1s hold=retry_wait
         submit b limits=k:3 rates=r:1/1s

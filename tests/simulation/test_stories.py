@@ -15,6 +15,7 @@ import pytest
 from actionqueue.core import attempts
 from actionqueue.core.attempts import Finish
 from actionqueue.core.lanes import Lane, Slots
+from actionqueue.core.limits import Limits
 from actionqueue.core.places import Places
 from actionqueue.core.state import Run, State
 from actionqueue.engine.committer import Committer
@@ -187,7 +188,7 @@ def decide_inbox_rows_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def drop_wakeups(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Places, "_wake", lambda self, slots: None)
+    patch.setattr(Places, "wake", lambda self, slots: None)
 
 
 def start_in_any_order(patch: pytest.MonkeyPatch) -> None:
@@ -216,6 +217,24 @@ def start_when_paused(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "step", step)
 
 
+def ignore_a_held_key(patch: pytest.MonkeyPatch) -> None:
+    real = Places.guard
+
+    def guard(self: Places, lane: Lane) -> Any:
+        blocker = real(self, lane)
+        return None if isinstance(blocker, Slots) and blocker.kind == "key" else blocker
+
+    patch.setattr(Places, "guard", guard)
+
+
+def take_no_tokens(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Limits, "take", lambda self, bucket, now, entries: None)
+
+
+def let_go_over_a_rest(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(attempts, "holds_keys", lambda run: False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "defect",
@@ -230,6 +249,9 @@ def start_when_paused(patch: pytest.MonkeyPatch) -> None:
         drop_wakeups,
         start_in_any_order,
         start_when_paused,
+        ignore_a_held_key,
+        take_no_tokens,
+        let_go_over_a_rest,
     ],
 )
 def test_a_defect_shows(defect: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:

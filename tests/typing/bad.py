@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from actionqueue import CONTEXT, ActionQueue, Context, Retry, RunRecord, TaskHandle
+from actionqueue import CONTEXT, ActionQueue, Context, Limit, Rate, Retry, RunRecord, TaskHandle
 
 queue = ActionQueue("jobs.db")
 ActionQueue()  # error
@@ -50,11 +50,21 @@ hello.options(metadata=["a"])  # error
 queue.submit_many([hello])  # error
 queue.submit_many([("a",)])  # error
 hello.submit_many([3])  # error
+hello.options(limits=["k"])  # error
+hello.options(hold=["running"])  # error
 Retry(max_attempts="3")  # error
+Limit("k", "3")  # error
+Limit(capacity=3)  # error
+Rate("k", 10, "1s")  # error
+Rate("k", count=10)  # error
 
 
 @queue.task(retries=3)  # error
 def wrong_option() -> None: ...
+
+
+@queue.task(rate="10/s")  # error
+def wrong_rate() -> None: ...
 
 
 @queue.task(executor="fibre")  # error

@@ -18,8 +18,10 @@ from actionqueue import (
     Call,
     Context,
     IdleSummary,
+    Limit,
     Once,
     Page,
+    Rate,
     Retry,
     RetryAfter,
     RunId,
@@ -119,6 +121,11 @@ async def fetch(url: str, *, tries: int = 3, ctx: Context = CONTEXT) -> bytes:
     priority=-1,
     expires=timedelta(days=1),
     tags=["images"],
+    concurrency_key="path:{path}",
+    limits=[Limit("all", capacity=4)],
+    rate=Rate("disk", count=10, per="1s", burst=20),
+    hold=["retry_wait", "suspended"],
+    concurrency=8,
     result_bytes_max=1_000,
 )
 def resize(path: str, to: Size) -> Size:
@@ -166,6 +173,10 @@ def with_options() -> None:
         retry=Retry(backoff=delays("1s", 10, timedelta(minutes=1))),
         timeout=30.5,
         tags={"a", "b"},
+        concurrency_key="other",
+        limits=(Limit("all"),),
+        rate=[Rate("disk", count=1, per=timedelta(seconds=1))],
+        hold=(),
         metadata={"by": "me", "n": [1, 2]},
         description="one page",
     )
@@ -260,6 +271,7 @@ def control(id: RunId) -> None:
     assert_type(queue.retry_runs(state="canceled", limit=10), int)
     assert_type(queue.pause(queue="mail"), bool)
     assert_type(queue.resume(handler="hello"), bool)
+    assert_type(queue.pause(task=TaskId.new()), bool)
     assert_type(queue.backup("copy.db"), Path)
     assert_type(queue.prune(before="30d", log_before=datetime.now(UTC)).tasks, int)
     assert_type(queue.verify().ok, bool)

@@ -132,6 +132,9 @@ def resume(options: Namespace) -> int:
 def _scope(options: Namespace, done: str, act: Callable[[StoreClient, dict[str, str]], bool]) -> int:
     client = open_store(options)
     scope = {name: value for name in ("queue", "handler") if (value := getattr(options, name)) is not None}
+    if options.task is not None:
+        found = find_id(client, options.task)
+        scope["task"] = str(client.get_run(found).task_id if isinstance(found, RunId) else found)
     changed, queued = control(lambda: act(client, scope))
     named = " ".join(f"{name} {value}" for name, value in scope.items()) or "the engine"
     already = f"{named} was {'paused already' if done == 'paused' else 'not paused'}"

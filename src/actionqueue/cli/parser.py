@@ -166,13 +166,14 @@ def _controlling(commands: Commands) -> None:
     retry = _command(commands, "retry", "commands_control:retry", "retry failed (or canceled) runs, by id or by filter")
     _bulk(retry)
     for name, what in (
-        ("pause", "start nothing of a queue, of a handler, or of all"),
+        ("pause", "start nothing of a queue, of a handler, of a task, or of all"),
         ("resume", "lift a pause"),
     ):
         parser = _command(commands, name, f"commands_control:{name}", what)
         scope = parser.add_mutually_exclusive_group()
-        scope.add_argument("--queue", help="only this queue")
-        scope.add_argument("--handler", help="only this handler")
+        scope.add_argument("--queue", metavar="NAME", help="only this queue")
+        scope.add_argument("--handler", metavar="NAME", help="only this handler")
+        scope.add_argument("--task", metavar="ID", help="only this task")
         if name == "resume":
             scope.add_argument("--clock", action="store_true", help="vouch for the clock after it was set")
     schedules = _command(

@@ -42,7 +42,7 @@ from actionqueue.core.state import (
     Task,
 )
 from actionqueue.core.submission import rare_of
-from actionqueue.core.timers import deadline_of
+from actionqueue.core.timers import deadline_of, is_ahead
 
 FINGERPRINT_BYTES = 32
 
@@ -316,7 +316,12 @@ def _places_problems(state: State) -> Iterator[str]:
     watched = {(entry[0], entry[2].id_bytes) for entry in places.timers.deadlines}
     for run_id, run in runs.items():
         expires_at = deadline_of(run)
-        if expires_at is not None and run.attempt_count == 0 and (expires_at, run_id) not in watched:
+        if (
+            expires_at is not None
+            and run.attempt_count == 0
+            and not is_ahead(run)
+            and (expires_at, run_id) not in watched
+        ):
             yield f"run {run_id.hex()}: its deadline to start is not watched"
 
 

@@ -61,7 +61,18 @@ class WallTimes:
     cron, that is so when neither the hour nor the minute (nor the second) begins with a star.
     """
 
-    __slots__ = ("_days", "_matcher", "hours", "is_fixed", "minutes", "per_day", "seconds", "years")
+    __slots__ = (
+        "_days",
+        "_matcher",
+        "first_year",
+        "hours",
+        "is_fixed",
+        "last_year",
+        "minutes",
+        "per_day",
+        "seconds",
+        "years",
+    )
 
     def __init__(self, fields: list[str], years: frozenset[int] | None) -> None:
         self._matcher = CronSim(" ".join(fields), datetime(2000, 1, 1, tzinfo=UTC))
@@ -72,6 +83,7 @@ class WallTimes:
         self.per_day = len(self.hours) * len(self.minutes) * len(self.seconds)
         self.is_fixed = not any(field.startswith("*") for field in fields[:3])
         self.years = years
+        self.first_year, self.last_year = (min(years), max(years)) if years else (YEAR_MIN, YEAR_MAX)
 
     def days(self, year: int) -> tuple[int, ...]:
         """The matching days of a year, counted from 0 for the first of January."""

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 from actionqueue.core.cron import YEAR_MAX, WallTimes
 from actionqueue.core.instants import SECOND_US, SUBMIT_INSTANT_MAX
-from actionqueue.core.zones import END_S, Stretch, stretches, year_of
+from actionqueue.core.zones import END_S, Stretch, stretches, year_of, year_start_s
 
 
 class Timetable(Protocol):
@@ -95,8 +95,9 @@ class CronTimes:
     def __init__(self, times: WallTimes, zone: str, *, first_us: int, last_us: int | None) -> None:
         self._times = times
         self._zone = zone
-        self._first_s = -(-first_us // SECOND_US)
-        self._last_s = min(END_S - 1, END_S if last_us is None else last_us // SECOND_US)
+        # a zone carries a day into the year before or after at most
+        self._first_s = max(-(-first_us // SECOND_US), year_start_s(times.first_year - 1))
+        self._last_s = min(END_S if last_us is None else last_us // SECOND_US, year_start_s(times.last_year + 2) - 1)
 
     def next_after(self, t: int) -> int | None:
         """The first fire time after ``t``."""

@@ -35,6 +35,7 @@ from actionqueue.core.state import (
     Task,
 )
 from actionqueue.core.submission import RareFields, extra_of, limited_lane, new_lane
+from actionqueue.core.timers import is_ahead
 from actionqueue.core.upcoming import OVERLAP, is_behind, let_come
 
 _terms = msgpack.Decoder(AttemptTerms)
@@ -61,14 +62,13 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     state.epoch = standing.epoch
     state.occurrences_skipped = kept.occurrences_skipped
     state.places.set_pauses(state.pauses)
-    for kind, _, packed in entries:
+    for kind, key, packed in entries:
         if kind == "schedule":
             _load_schedule(state, _schedule(packed))
+        elif kind == RATE:
+            state.places.limits.restore(key, packed)
     for stored in tasks:
         _load_task(state, stored)
-    for kind, key, packed, *_ in entries:
-        if kind == RATE:
-            state.places.limits.restore(key, packed)
     found = [0] * FIRST_TERMINAL
     for stored in runs:
         _load_run(state, stored)
@@ -235,7 +235,7 @@ def _place(state: State, run: Run, code: int) -> None:
         places.enter_overlap(run)
     else:
         places.enter_timer(run, run.until)
-    if run.attempt_count == 0 and run.task.extra is not NO_EXTRA:
+    if run.attempt_count == 0 and run.task.extra is not NO_EXTRA and not is_ahead(run):
         places.timers.watch_deadline(run)
 
 

@@ -192,29 +192,40 @@ class Machine:
         more = bool(state.underived) and self._derive(now, next_id, events)
         due = places.due(now, DUE_RUNS_PER_STEP_MAX)
         waiting: list[bytes] = []
+        came_up: set[bytes] = set()
+        """Tasks with schedules that have a run among those waiting: an occurrence of theirs comes after it."""
         for run in due:
             if run.task.lane.pause is not None:
                 places.enter_held(run)
-            elif run.task.extra is not NO_EXTRA and not self._may_occur(run, now, events):
                 continue
-            elif not waiting and run.reason != attempts.MISFIT and places.startable(run):
+            if run.task.extra is not NO_EXTRA and run.task.extra.schedule is not None:
+                if run.task.id in came_up:
+                    self._promote(waiting, now, events)
+                    waiting, came_up = [], set()
+                if not self._may_occur(run, now, events):
+                    continue
+                came_up.add(run.task.id)
+            if not waiting and run.reason != attempts.MISFIT and places.startable(run):
                 self._start_due(run, next_id(now), now, events)
             else:
                 waiting.append(run.id_bytes)
-        waiting = [run_id for run_id in waiting if run_id in state.runs]  # a schedule may have canceled one since
         if waiting:
-            promoted = attempts.RunsPromoted(now, waiting)
-            self.apply(promoted)
-            events.append(promoted)
+            self._promote(waiting, now, events)
             self.start_ready(now, next_id, events)
         if state.underived:
             more = self._derive(now, next_id, events) or more
         return more or len(due) == DUE_RUNS_PER_STEP_MAX
 
+    def _promote(self, waiting: list[bytes], now: int, events: list[Event]) -> None:
+        """Due runs wait for their turn, those that no schedule has canceled since."""
+        runs = self.state.runs
+        promoted = attempts.RunsPromoted(now, [run_id for run_id in waiting if run_id in runs])
+        if promoted.run_ids:
+            self.apply(promoted)
+            events.append(promoted)
+
     def _may_occur(self, run: Run, now: int, events: list[Event]) -> bool:
-        """Whether ``run``, which fell due, may start: if it is of a schedule, after what that makes of its occurrence."""
-        if run.task.extra.schedule is None:
-            return True
+        """Whether ``run`` of a schedule, which fell due, may start, after what that makes of its occurrence."""
         runs, places = self.state.runs, self.state.places
         while run.id_bytes in runs:  # else one that fell due before it has canceled it
             before = occurrences.decide_due(run, now) or control.decide_expired(places.timers.too_late(run, now), now)

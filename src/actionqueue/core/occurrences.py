@@ -94,9 +94,10 @@ def _misfired(schedule: Schedule, run: Run, now: int) -> OccurrencesSkipped | No
     if rule.misfire == "skip":
         return _skipped(schedule, run, now, now - rule.grace_us - 1, "misfire")
     if rule.misfire == "catch_up":
-        if rule.window_us is None or schedule.cursor >= now - rule.window_us:
+        window_us, reason = _window(run)
+        if window_us is None or schedule.cursor >= now - window_us:
             return None
-        return _skipped(schedule, run, now, now - rule.window_us - 1, "window")
+        return _skipped(schedule, run, now, now - window_us - 1, reason)
     missed = _range(schedule, now)
     if missed is None or missed[0] == 1:
         return None
@@ -108,6 +109,16 @@ def _misfired(schedule: Schedule, run: Run, now: int) -> OccurrencesSkipped | No
         now, schedule.task_id, run.id_bytes, count - 1, schedule.cursor, before, "coalesced", last,
         is_last(schedule, last, counted),
     )  # fmt: skip
+
+
+def _window(run: Run) -> tuple[int | None, str]:
+    """How far back it is caught up on: the window, or, where that is shorter, the deadline to start."""
+    extra = run.task.extra
+    assert extra.rule is not None
+    window_us, expires_us = extra.rule.window_us, extra.expires_us
+    if expires_us is not None and (window_us is None or expires_us < window_us):
+        return expires_us, "expired"
+    return window_us, "window"
 
 
 def _range(schedule: Schedule, until: int) -> tuple[int, int] | None:

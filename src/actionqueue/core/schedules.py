@@ -344,7 +344,6 @@ def apply_skipped(state: State, event: OccurrencesSkipped) -> None:
         cancel_waiting(state, run, event.at, event.reason)
         return
     state.places.enter_timer(run, submission.occurs_at(schedule.rule, event.nominal, event.run_id))
-    state.places.timers.watch_deadline(run)
     state.dirty_runs[event.run_id] = run
 
 
@@ -396,6 +395,7 @@ def apply_retired(state: State, event: ScheduleRetired) -> None:
         forget(state, schedule)
         return
     state.dirty_tasks[task.id] = task
+    looked_at(state, schedule)
     run = None if schedule.pending is None else state.runs[schedule.pending]
     if run is not None and run.scheduled_at > event.at:
         schedule.pending, schedule.over = None, True

@@ -488,7 +488,6 @@ def add_run(
         state.places.enter_lane(run)
     else:
         state.places.enter_timer(run, due_at)
-        state.places.timers.watch_deadline(run)
     return run
 
 

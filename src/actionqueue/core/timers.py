@@ -115,10 +115,18 @@ def deadline_of(run: Run) -> int | None:
     """The instant by which ``run`` must have started, if there is one: of a schedule's, counted from its occurrence."""
     extra = run.task.extra
     if run.lineage is not None:
-        return None
+        return None  # asked for
     return extra.expires_at if extra.expires_us is None else run.scheduled_at + extra.expires_us
+
+
+def is_ahead(run: Run) -> bool:
+    """Whether it is the next occurrence of a schedule, which misfire rules deal with before any deadline does."""
+    schedule = run.task.extra.schedule
+    return schedule is not None and schedule.pending == run.id_bytes
 
 
 def _may_expire(entry: Entry) -> bool:
     run = entry[2]
+    if is_ahead(run):
+        return False
     return run.where is not Where.NOWHERE and run.attempt_count == 0 and deadline_of(run) == entry[0]

@@ -22,6 +22,7 @@ def note_left(state: State, run: Run) -> None:
     schedule = run.task.extra.schedule
     if schedule is not None and schedule.pending == run.id_bytes:
         leave_behind(state, schedule)
+        state.places.timers.watch_deadline(run)
 
 
 def leave_behind(state: State, schedule: Schedule) -> None:

@@ -27,6 +27,7 @@ DAY_S: Final = 86_400
 END_S: Final = 253_402_214_400
 """9999-12-31T00:00:00Z, in seconds: instants before it have a wall-clock time in every zone."""
 
+_YEAR_MAX: Final = 9999
 _NAME_CHARACTERS_MAX: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_PORTABLE: Final = ("right/", "posix/", "posixrules", "localtime")
@@ -72,8 +73,7 @@ def stretches(name: str, year: int) -> tuple[Stretch, ...]:
     [(3600, 7520400), (7200, 18144000), (3600, 5871600)]
     """
     here = known_zone(name)
-    start_s = _year_start_s(year)
-    end_s = min(_year_start_s(year + 1), END_S) if year < 9999 else END_S
+    start_s, end_s = year_start_s(year), year_start_s(year + 1)
     starts = [start_s, *_changes(here, start_s, end_s)]
     return tuple(
         Stretch(at_s, until_s, offset_at(here, at_s), offset_at(here, at_s - 1))
@@ -100,7 +100,14 @@ def year_of(at_s: int) -> int:
     return (_EPOCH + timedelta(seconds=at_s)).year
 
 
-def _year_start_s(year: int) -> int:
+def year_start_s(year: int) -> int:
+    """The first second of a UTC year, within the range of time: 1970-01-01 to ``END_S``.
+
+    >>> year_start_s(1900), year_start_s(1971), year_start_s(10_000) == END_S
+    (0, 31536000, True)
+    """
+    if not _EPOCH.year <= year <= _YEAR_MAX:
+        return 0 if year < _EPOCH.year else END_S
     return (datetime(year, 1, 1, tzinfo=UTC) - _EPOCH).days * DAY_S
 
 

@@ -74,6 +74,7 @@ class Engine:
         queues: Mapping[str, int] | None = None,
         stop_grace_us: int = 60_000_000,
         live_runs_max: int = 5_000_000,
+        aging_us: int = 0,
         clock: Callable[[int], Clock] | None = None,
         wake: Wake | None = None,
         draw: Callable[[], float] = random.random,
@@ -85,6 +86,9 @@ class Engine:
         self.executors = {executor.name: executor for executor in executors}
         self.queues = dict(queues or {})
         self.runnables: dict[str, tuple[Runnable, str, AttemptTerms]] = {}
+        self.bounds: dict[str, int | None] = {}
+        """How many attempts of a handler may run at once, for each that is registered (None: not bounded by itself)."""
+        self.aging_us = aging_us
         self.trouble: ActionQueueError | None = None
         """What keeps the store from being written now, if anything."""
         self.fenced: ActionQueueError | None = None
@@ -147,13 +151,14 @@ class Engine:
             places.set_executor(executor.name, executor.slots)
         for name, capacity in self.queues.items():
             places.set_queue(name, capacity)
+        places.set_aging(self.aging_us)
         now = self.clock.now_us()
         turn = self.writer.turn
         turn.events += machine.open(now, opened.epoch, pid, host, __version__, self._draw())
         if opened.restored:
             self._pause_restored(machine, now, turn)
         for runnable, executor_name, terms in self.runnables.values():
-            places.register(runnable.name, executor_name, terms)
+            places.register(runnable.name, executor_name, terms, self.bounds[runnable.name])
         self.writer.ask_projection()
         for executor in self.executors.values():
             self._begun.append(executor)
@@ -230,11 +235,13 @@ class Engine:
         self._committing = False
         self._wake.set()
 
-    def register(self, runnable: Runnable, executor: str, terms: AttemptTerms) -> None:
-        """Run ``runnable`` on that executor from now on."""
-        self.runnables[runnable.name] = (runnable, executor, terms)
+    def register(self, runnable: Runnable, executor: str, terms: AttemptTerms, concurrency: int | None = None) -> None:
+        """Run ``runnable`` on that executor from now on, at most ``concurrency`` attempts at once."""
+        name = runnable.name
+        self.runnables[name] = (runnable, executor, terms)
+        self.bounds[name] = concurrency
         if self.opened is not None and not self._closed:
-            self.writer.ask(lambda turn: self.writer.machine.state.places.register(runnable.name, executor, terms))
+            self.writer.ask(lambda turn: self.writer.machine.state.places.register(name, executor, terms, concurrency))
             self._wake.set()
 
     # --- from any thread ---------------------------------------------------------------------------------------

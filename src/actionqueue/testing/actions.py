@@ -9,11 +9,14 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from actionqueue.core import control, epochs
 from actionqueue.core.attempts import Finish, Progress
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
+from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.retry import Delays, Exponential
-from actionqueue.core.spec import PRIORITY_MAX, Submission, TaskOptions, check_count, validate
+from actionqueue.core.spec import NO_OPTIONS, PRIORITY_MAX, Submission, TaskOptions, check_count, validate
 from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.store.codec import digest
@@ -60,6 +63,8 @@ def new_item(world: World, chance: Random) -> Submission:
         _give_key(item, chance)
     if pick() < 0.15:
         _give_options(item, chance)
+    if number % 3 == 0:
+        _give_needs(item, Random(number + int(pick() * 1_000)))
     if pick() < 0.1 and item.key is None:
         item.task_id_given, item.content = True, digest(item.body)
     return item
@@ -81,6 +86,17 @@ def _give_options(item: Submission, chance: Random) -> None:
         backoff,
         ("blue", f"n{chance.randrange(3)}"),
         {"why": [1, None]},
+    )
+
+
+def _give_needs(item: Submission, chance: Random) -> None:
+    """Keys of several capacities, in either order; a rate; states to hold the keys over."""
+    one, two = (KeyNeed(chance.choice(("a", "b")), 1 + chance.randrange(2)), KeyNeed("c", 1 + chance.randrange(3)))
+    item.options = replace(
+        item.options or NO_OPTIONS,
+        limits=chance.choice(((one,), (one,), (one, two), (two, one), ())),
+        rates=chance.choice(((), (), (RateNeed("slow", 1, 2 * SECOND_US, 3),))),
+        hold=chance.choice(((), ("retry_wait",), ("retry_wait", "awaiting"))),
     )
 
 
@@ -207,7 +223,11 @@ def reprioritize(world: World, chance: Random) -> None:
 
 
 def pause(world: World, chance: Random) -> None:
-    """The engine, a queue or a handler."""
+    """The engine, a queue, a handler or a task."""
+    run = world.ledger.runs.get(a_run(world, chance) or b"") if chance.random() < 0.3 else None
+    if run is not None:
+        callers.send(world, control.Pause("task", run.task.hex(), "someone"), chance)
+        return
     scope, name = _BAD_SCOPES[chance.randrange(4)] if chance.random() < 0.1 else _SCOPES[chance.randrange(6)]
     callers.send(world, control.Pause(scope, name, "someone"), chance)
 

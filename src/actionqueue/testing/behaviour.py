@@ -101,6 +101,7 @@ class DrawnHandler(Struct, eq=False):
     executor: str
     terms: AttemptTerms
     is_async: bool = False
+    concurrency: int | None = None
     result_bytes_max: int = RESULT_BYTES_MAX
     no_retry_on: tuple[type[BaseException], ...] = (NotAgain,)
     locator: str = "simulated:handler"
@@ -119,7 +120,7 @@ HANDLERS = (
     DrawnHandler("render", "thread", AttemptTerms(timeout_us=5 * SECOND_US, backoff=Fixed(2 * SECOND_US))),
     DrawnHandler("crunch", "process", AttemptTerms(timeout_us=60 * SECOND_US, on_lost="fail")),
     DrawnHandler("poison", "async", AttemptTerms(backoff=Delays((0, SECOND_US)), max_lost=2), is_async=True),
-    DrawnHandler("late", "thread", AttemptTerms(on_lost="retry", max_lost=0)),
+    DrawnHandler("late", "thread", AttemptTerms(on_lost="retry", max_lost=0), concurrency=1),
 )
 """Registered by every engine, but for ``late``, which comes in the middle of a story."""
 ALWAYS_THERE = tuple(handler.name for handler in HANDLERS if handler.name != "late")

@@ -30,20 +30,27 @@ class Account(Struct, eq=False):
     count: int = 1
     left_to_fill: int = 0
     retired_at: int | None = None
+    is_canceled: bool = False
+
+    @property
+    def every_us(self) -> int:
+        """How far apart its occurrences are."""
+        rule = self.rule
+        if isinstance(rule, RepeatRule):
+            return rule.every_us
+        every_s = int(rule.expression.partition(" ")[0].removeprefix("*/"))
+        assert 60 % every_s == 0, "else a minute would not begin with an occurrence"
+        return every_s * SECOND_US
 
     def after(self, nominal: int, until: int | None = None) -> int | None:
         """The occurrence after that one; None where none is, or none up to ``until``."""
-        rule = self.rule
+        rule, every_us = self.rule, self.every_us
         if isinstance(rule, RepeatRule):
-            following = nominal + rule.every_us
-            if following > self.base + (rule.count - 1) * rule.every_us:
+            following = nominal + every_us
+            if following > self.base + (rule.count - 1) * every_us:
                 return None
         else:
-            every_s = int(rule.expression.partition(" ")[0].removeprefix("*/"))
-            second = nominal // SECOND_US + 1
-            while second % 60 % every_s:
-                second += 1
-            following = second * SECOND_US
+            following = (nominal // every_us + 1) * every_us
         return None if until is not None and following > until else following
 
 
@@ -84,12 +91,14 @@ class Calendar:
     def is_over(self, task_id: bytes) -> bool:
         """Whether nothing of it is to come."""
         account = self._accounts.get(task_id)
-        return account is None or account.retired_at is not None or not self._is_left(account)
-
-    def _is_left(self, account: Account) -> bool:
+        if account is None or account.is_canceled:
+            return True
         rule = account.rule
         most = rule.count if isinstance(rule, RepeatRule) else rule.max_occurrences
-        return bool(account.left_to_fill) or most is None or account.count < most
+        has_more = (most is None or account.count < most) and account.after(
+            account.cursor, account.retired_at
+        ) is not None
+        return not (account.left_to_fill or has_more)
 
     def left(self, run_id: bytes, task_id: bytes) -> None:
         """A run is not the pending one any more."""
@@ -126,12 +135,10 @@ class Calendar:
         account, run = self._accounts[event.task_id], self._ledger.runs[event.run_id]
         if account.pending != event.run_id or (event.count and event.first != account.cursor):
             self._problem(event, f"the next occurrence is {account.cursor}, of run {account.pending!r}")
-        nominal, last = account.cursor, account.cursor
-        for _ in range(event.count):
-            last, nominal = nominal, account.after(nominal) or nominal
-        if event.count and last != event.until:
-            self._problem(event, f"the last of those is {last}")
-        if event.nominal != nominal or nominal - account.cursor < 0:
+        nominal = account.cursor + event.count * account.every_us
+        if event.count and event.until != nominal - account.every_us:
+            self._problem(event, f"the last of those is {nominal - account.every_us}")
+        if event.nominal != nominal or event.count < 0:
             self._problem(event, f"{nominal} comes after those")
         if event.at < event.first:
             self._problem(event, "it was not due yet")
@@ -170,7 +177,10 @@ class Calendar:
         if account is None or run.occurrence is None:
             return
         self.left(run.id, run.task)
-        if account.rule.overlap != "allow" and not run.is_moved and self._before(run):
+        before = [
+            each for each in self._before(run) if not each.is_moved
+        ]  # nor does it wait for one that comes up with it
+        if account.rule.overlap != "allow" and not run.is_moved and before:
             self._ledger.problems.append(f"run {run.id.hex()} comes up while one before it is live, at {at}")
         run.waits = False
 
@@ -203,3 +213,4 @@ class Calendar:
         account = self._accounts.get(task_id)
         if account is not None:
             account.retired_at, account.left_to_fill, account.pending = at, 0, None
+            account.is_canceled = True

@@ -33,11 +33,12 @@ RECOVERY = (
     "running: lost, tried again", "running: lost, failed past max_lost", "running: lost, failed by on_lost",
     "running, asked to stop: canceled", "drained, code stopped: interrupted", "drained, code not stopped: lost",
     "retry_wait: unchanged", "scheduled: unchanged", "pauses: as before", "slots of queues: as before",
+    "keys, rates: as before",
 )  # fmt: skip
 """The rows of the documentation's table of recovery that can be met."""
 _WAITING_RECOVERY = {
     "leased, never started": _REMOTE, "suspended: unchanged": _BUDGETS, "awaiting: unchanged": _WAITS,
-    "keys, rates: as before": "concurrency keys and rate limits", "budgets, subscriptions: as before": "budgets",
+    "budgets, subscriptions: as before": "budgets",
     "pending cascades: as before": "dependencies",
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from actionqueue.core.state import Outcome
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Batch
 from actionqueue.testing.calendar import Calendar
+from actionqueue.testing.limit_book import LimitBook
 
 STATE_NAMES: tuple[str, ...] = (
     "scheduled", "ready", "leased", "running", "retry_wait", "suspended", "awaiting", "completed", "failed", "canceled",
@@ -91,6 +92,7 @@ class Ledger:
         """Of the last batch: which rows of the recovery table it shows."""
         self.trusts_clock = True
         """Whether deadlines to start are kept: not while the wall clock is in doubt."""
+        self.limits = LimitBook()
         self.calendar = Calendar(self)
         self._capacity = capacity
         self._executor_of = executor_of
@@ -153,6 +155,8 @@ class Ledger:
                 self.problems.append(f"idempotency key {event.rare.key!r} makes a second task while it is another's")
             self.keys[event.rare.key] = (event.task_id, event.rare.key_until)
         self.tasks[event.task_id] = Facts(event.handler, event.queue, event.max_attempts, expires_at)
+        if event.rare is not None:
+            self.limits.submitted(event.task_id, event.rare.options)
         run = self._add(event.run_id, event.task_id, event.due_at, event.at, event.priority, event.run_id)
         if event.rare is not None and event.rare.rule is not None:
             self.tasks[event.task_id].expires_us = event.rare.expires_us
@@ -225,6 +229,7 @@ class Ledger:
         for other in self.live.values():
             if other.state == "ready" and other is not run and self._goes_before(other, run):
                 found.append(f"{said} before run {other.id.hex()}, whose turn it is")
+        found += (f"{said} {why}" for why in self.limits.started(run.id, run.task, event.at))
 
     @staticmethod
     def _deadline_of(run: Record) -> int | None:
@@ -234,7 +239,10 @@ class Ledger:
     def _is_paused(self, run: Record) -> bool:
         paused = self.paused
         return bool(paused) and (
-            ("engine", "") in paused or ("queue", run.facts.queue) in paused or ("handler", run.facts.handler) in paused
+            ("engine", "") in paused
+            or ("queue", run.facts.queue) in paused
+            or ("handler", run.facts.handler) in paused
+            or ("task", run.task.hex()) in paused
         )
 
     def _is_full(self, run: Record) -> bool:
@@ -255,6 +263,7 @@ class Ledger:
             and not other.is_misfit
             and not self._is_paused(other)
             and not self._is_full(other)
+            and not any(self.limits.in_the_way(other.id, other.task, self.at))
         )
 
     def finished(self, event: attempts.AttemptFinished) -> None:
@@ -354,6 +363,8 @@ class Ledger:
             self.recovered.append("slots of queues: as before")
         if self.paused:
             self.recovered.append("pauses: as before")
+        if self.limits.is_in_use():
+            self.recovered.append("keys, rates: as before")
 
     def closed(self, event: epochs.EngineClosed) -> None:
         """An epoch ended in order."""
@@ -368,9 +379,16 @@ class Ledger:
         if run.state in ENDED:
             self.problems.append(f"run {run.id.hex()} leaves {run.state} for {to}")
         self.edges.append((run.state, to))
+        self.limits.moved(run.id, run.task, run.state, to, ended=to in ENDED)
         run.state = to
         if to in ENDED:
             self.live.pop(run.id, None)
+            self._lift_pause(run.task)
+
+    def _lift_pause(self, task_id: bytes) -> None:
+        """The pause of a task ends with it."""
+        if self.calendar.is_over(task_id) and not any(run_id in self.live for run_id in self.tasks[task_id].runs):
+            self.paused.discard(("task", task_id.hex()))
 
 
 def _lost_row(run: Record, to: str) -> str:

@@ -40,7 +40,8 @@ class SimulatedSession(Session):
         """A handler was declared while the simulation runs."""
         stepper = self._simulation.stepper
         if stepper is not None:
-            stepper.engine.register(task.runnable, task.declared.executor, task.declared.terms)
+            declared = task.declared
+            stepper.engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
             stepper.engine.post(declaring([task]))
             stepper.settle()
 

@@ -141,11 +141,12 @@ class Simulation:
         self._executors = [InlineExecutor(name, count, loop, self, self._enter) for name, count in slots.items()]
         stepper = Stepper(
             self.disk, self.time, self._executors, self._ids.next, draw=self.draw, queues=settings.queues,
-            stop_grace_us=settings.stop_grace_us, live_runs_max=settings.live_runs_max,
+            stop_grace_us=settings.stop_grace_us, live_runs_max=settings.live_runs_max, aging_us=settings.aging_us,
         )  # fmt: skip
         engine = stepper.engine
         for task in queue.handlers.values():
-            engine.register(task.runnable, task.declared.executor, task.declared.terms)
+            declared = task.declared
+            engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
         engine.take_store()
         engine.effects.on_failure = self._failed.append
         engine.post(declaring(queue.handlers.values()))

@@ -210,7 +210,7 @@ class World:
         engine.on_loaded = self._compare
         for handler in HANDLERS:
             if handler.name in ALWAYS_THERE or self.is_late_there:
-                engine.register(handler, handler.executor, handler.terms)
+                engine.register(handler, handler.executor, handler.terms, handler.concurrency)
         engine.take_store()
         self.stepper, self._fenced_for, self._idle_for = stepper, 0, 0
         self._house = Housekeeping(engine, RETENTION_US, RETENTION_US)
@@ -345,7 +345,7 @@ class World:
         self.is_late_there |= handler.name not in ALWAYS_THERE
         self._registered += 1
         if self.stepper is not None:
-            self.stepper.engine.register(handler, handler.executor, handler.terms)
+            self.stepper.engine.register(handler, handler.executor, handler.terms, handler.concurrency)
 
     def keep_house(self, duty: Callable[[Housekeeping], Any]) -> None:
         """Housekeeping does something, and everything that it waits for happens at once."""
