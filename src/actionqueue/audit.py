@@ -164,10 +164,11 @@ def account_of(task: Row, runs: Sequence[Row], schedule: ScheduleBody | None = N
     asked = sum(run[4] is not None for run in runs)
     implied = _implied(schedule)
     open_count = sum(count for state, count in states.items() if state < FIRST_TERMINAL)
+    problems = (*_schedule_problems(schedule), *_problems(task, runs, schedule, asked, states, open_count))
     return TaskAudit(
         task_id=TaskId(bytes=task[0]), handler=task[1], created_at=to_datetime(task[2]), implied=implied, asked=asked,
         created=len(runs), open=open_count, completed=states[COMPLETED], failed=states[FAILED],
-        canceled=states[CANCELED], problems=(*_schedule_problems(schedule), *_problems(task, runs, schedule, asked, states, open_count)),
+        canceled=states[CANCELED], problems=problems,
     )  # fmt: skip
 
 
