@@ -15,9 +15,11 @@ from msgspec.structs import replace
 
 from actionqueue import ActionQueue, Retry, fixed
 from actionqueue.core.check import check, fingerprint
+from actionqueue.core.epochs import Declare
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.machine import Machine
-from actionqueue.core.state import State
+from actionqueue.core.needs import KeyNeed
+from actionqueue.core.state import Declaration, State
 from actionqueue.core.submission import TaskSubmitted
 from actionqueue.export import export_lines, read_export
 from actionqueue.store.codec import CHAIN_START, EVENTS_VERSION, encode_events
@@ -29,6 +31,7 @@ from actionqueue.testing.replay import feed
 from actionqueue.testing.replay import replayed as replay
 from actionqueue.verify import verify
 from tests.core.random_stories import act_out, drawn
+from tests.core.story import play
 from tests.core.test_codec import EVENT_KINDS, one_of
 
 
@@ -87,6 +90,18 @@ def test_a_redacted_export_replays_and_holds_no_text_of_the_application(log: lis
     handlers = {event.handler for event in log if isinstance(event, TaskSubmitted)}
     tokens = re.findall(r'"event":"TaskSubmitted"[^}]*?"handler":"(~[0-9a-f]{8})"', lines[1])
     assert len(set(tokens)) == len(handlers), "equal texts have equal tokens"
+
+
+def test_a_redacted_export_keeps_who_holds_which_key_and_tells_no_key() -> None:
+    story = play("submit a limits=secret:2 hold=retry_wait\nsubmit b limits=secret:2\npause task b\nfinish a failed")
+    story.perform(Declare([Declaration("h", limits=(KeyNeed("secret:{who}"),), defaults={"who": "acme"})]))
+
+    lines = list(export_lines(OneCommit(story.log), redact=True))
+
+    assert not any("secret" in line or "acme" in line for line in lines)
+    state = replayed(read_back(lines))
+    assert [set(slots.running) for slots in state.places.limits.keys.values()] == [{story.id("a"), story.id("b")}]
+    assert list(state.pauses) == [("task", story.task_id("b").hex())]
 
 
 def test_an_export_fed_to_a_disk_is_a_sound_store(log: list[Any]) -> None:

@@ -45,7 +45,7 @@ FORMAT = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT = re.compile(r"(^|_)(at|until)$")
 _ID = re.compile(r"(^|_)(id|ids|token)$|^retry_of$|^latest$")
-_CODES = frozenset({"event", "reason", "scope", "how", "version", "on_lost"})
+_CODES = frozenset({"event", "reason", "scope", "how", "version", "on_lost", "hold"})
 """Fields whose texts are the engine's own words: redacting leaves them."""
 _EVENTS = {kind.__name__: kind for kind in Event.__args__}
 
@@ -158,12 +158,19 @@ class _Redacted:
     def plain(self, value: Any, name: str) -> Any:
         match value:
             case Struct():
-                changed = ((field, self.plain(inner, field)) for field, inner in _changed(value) if field != "metadata")
+                kept = "name" if getattr(value, "scope", "") == "task" else ""  # it is the task's id
+                changed = (
+                    (field, inner if field == kept else self.plain(inner, field))
+                    for field, inner in _changed(value)
+                    if field != "metadata"
+                )
                 return _tagged(value) | dict(changed)
             case str() if name not in _CODES and value != DEFAULT_QUEUE and not _is_builtin(value, name):
                 return f"~{self._token(value.encode(), 4).hex()}" if value else value
             case bytes() if not _ID.search(name):
                 return self._token(value, len(value)).hex()
+            case dict():
+                return {self.plain(key, ""): self.plain(inner, "") for key, inner in value.items()}
             case list() | tuple() | set() | frozenset():
                 return [self.plain(inner, name) for inner in value]
             case _:

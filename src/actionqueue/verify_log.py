@@ -280,7 +280,12 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
             return event if event.task_id in state.tasks else None
         case control.Paused() | control.Resumed():
             return None
-        case epochs.EngineOpened() | epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned():
+        case epochs.EngineOpened():
+            changed = event.wall_change
+            return epochs.WallMoved(event.at, event.wall_shift, changed) if changed else None
+        case epochs.WallMoved():
+            return event
+        case epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned():
             return None
         case _:
             return event if event.run_id in state.runs else None

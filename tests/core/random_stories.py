@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
-from actionqueue.core.epochs import Declare, Prune
+from actionqueue.core.epochs import Declare, FollowWall, Prune
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.reasons import Where
@@ -30,7 +30,7 @@ Step = tuple[str, int, int]
 KINDS = (
     "submit submit submit submit schedule schedule of_schedule"
     " finish finish finish finish finish misfit progress cancel cancel_task retry retry"
-    " reschedule reprioritize pause pause_task resume slots tick tick declare prune crash close project"
+    " reschedule reprioritize pause pause_task resume slots tick tick declare prune wall crash close project"
 ).split()
 
 steps = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 30), st.integers(0, 30)), max_size=40)
@@ -186,6 +186,10 @@ def _prune(story: Story, which: int, how: int) -> None:
         story.perform(Prune(0, 0, 0, 0, story.now - which * SECOND - how))
 
 
+def _wall(story: Story, which: int, how: int) -> None:
+    story.perform(FollowWall((which - 15) * [SECOND, 100 * SECOND][how % 2]))
+
+
 def _crash(story: Story, which: int, how: int) -> None:
     story.crash()
     story.now += (which % 3) * SECOND + how
@@ -210,6 +214,7 @@ _ABOUT_NO_RUN = {
     "slots": _slots,
     "prune": _prune,
     "crash": _crash,
+    "wall": _wall,
     "close": _close,
     "tick": lambda story, which, how: story.advance((which % 8) * SECOND + how),
     "declare": lambda story, which, how: story.perform(

@@ -111,7 +111,7 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
         yield f"it is {run.state} and in {run.where.name}: nothing will wake it"
     if state.tasks.get(run.task_id_bytes) is not run.task:
         yield "its task is not a live one"
-    if code == SCHEDULED and not run.scheduled_at <= run.until <= run.scheduled_at + _jitter_us(run):
+    if code == SCHEDULED and not _may_wait_until(state, run):
         yield f"it is due at {run.scheduled_at} and waits until {run.until}"
     if code == READY and run.effective_priority != run.priority:
         yield f"it is ready with priority {run.effective_priority} instead of {run.priority}"
@@ -125,9 +125,13 @@ def _run_problems(state: State, run_id: bytes, run: Run) -> Iterator[str]:
     yield from _instant_problems(state, run, code)
 
 
-def _jitter_us(run: Run) -> int:
+def _may_wait_until(state: State, run: Run) -> bool:
+    """Whether it waits for the instant at which it is due: for cron, by the wall clock, and up to the jitter later."""
     rule = run.task.extra.rule
-    return rule.jitter_us if isinstance(rule, CronRule) else 0
+    if not isinstance(rule, CronRule) or not is_ahead(run):
+        return run.until == run.scheduled_at or isinstance(rule, CronRule)
+    due_at = run.scheduled_at - state.wall_shift
+    return due_at <= run.until <= due_at + rule.jitter_us
 
 
 def _attempt_problems(state: State, run: Run, code: int) -> Iterator[str]:
@@ -400,7 +404,7 @@ def fingerprint(state: State) -> bytes:
     pack = msgpack.Encoder(order="deterministic").encode
     whole.update(pack((
         state.last_seq, state.last_at, state.next_order, state.counts, state.tasks_total, state.pruned_before,
-        state.occurrences_skipped, [schedule_body(each) for _, each in sorted(state.schedules.items())],
+        state.occurrences_skipped, state.wall_shift, [schedule_body(each) for _, each in sorted(state.schedules.items())],
         state.epoch, sorted(state.pauses.items()), sorted(state.declarations.items()),
         {key: task.id for key, task in state.keys.items() if _standing_key(state, task) is not None},
         {key: meter.tat for key, meter in state.places.limits.meters.items() if meter.tat > state.last_at},

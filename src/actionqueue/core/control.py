@@ -378,8 +378,9 @@ def apply_rescheduled(state: State, event: RunRescheduled) -> None:
         note_left(state, run)
         run.reschedule(event.due_at)
         run.reason = "rescheduled" if run.reason == OVERLAP else run.reason
-        state.places.timers.watch_deadline(run)
     state.places.enter_timer(run, event.due_at)
+    if run.attempt_count == 0 and run.task.extra.expires_us is not None:
+        state.places.timers.watch_deadline(run)
     if run.task.extra.schedule is not None:
         let_come(state, run.task.extra.schedule)
     state.dirty_runs[event.run_id] = run

@@ -6,9 +6,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from actionqueue.core.errors import ActionQueueError, Conflict
+from actionqueue.core.errors import ActionQueueError, Conflict, InvalidSubmission
+from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, Accepted, Declaration, Epoch, State
+from actionqueue.core.upcoming import follow_wall
 
 
 class EngineOpened(Struct, frozen=True, array_like=True, tag=20):
@@ -19,6 +21,19 @@ class EngineOpened(Struct, frozen=True, array_like=True, tag=20):
     pid: int
     host: str
     version: str
+    wall_shift: int = 0
+    """How far the wall clock is ahead of ``at``."""
+    wall_change: int = 0
+    """How much more that is than it was."""
+
+
+class WallMoved(Struct, frozen=True, array_like=True, tag=24):
+    """The wall clock was set, or has drifted: it is ``wall_shift`` microseconds ahead of ``at`` now, ``wall_change`` more
+    than before."""
+
+    at: int
+    wall_shift: int
+    wall_change: int
 
 
 class EngineClosed(Struct, frozen=True, array_like=True, tag=21):
@@ -51,6 +66,12 @@ class Declare(Struct, array_like=True, tag="declare"):
     declarations: list[Declaration]
     items: list[Submission] = []
     """The schedules that they declare; any other that one of these handlers declared before is retired."""
+
+
+class FollowWall(Struct, array_like=True, tag="follow_wall"):
+    """Have cron schedules follow the wall clock, which is that far ahead of the engine's."""
+
+    wall_shift: int
 
 
 class Prune(Struct, array_like=True, tag="prune"):
@@ -105,6 +126,14 @@ def decide_prune(state: State, command: Prune, now: int) -> Accepted | ActionQue
     return Accepted([event])
 
 
+def decide_follow_wall(state: State, command: FollowWall, now: int) -> Accepted | ActionQueueError:
+    """Only a change is recorded."""
+    if abs(command.wall_shift) > SUBMIT_INSTANT_MAX:
+        return InvalidSubmission("wall_shift: more than there is time", problems={"wall_shift": "out of range"})
+    change = command.wall_shift - state.wall_shift
+    return Accepted([WallMoved(now, command.wall_shift, change)] if change else [])
+
+
 def decide_close(state: State, command: Close, now: int) -> Accepted | ActionQueueError:
     """Always possible."""
     return Accepted([EngineClosed(now)])
@@ -119,6 +148,12 @@ def apply_opened(state: State, event: EngineOpened) -> None:
     """The epoch begins."""
     state.epoch = Epoch(event.number, event.at, event.pid, event.host, event.version)
     state.dirty_facts = True
+    follow_wall(state, event.wall_shift, event.wall_change)
+
+
+def apply_wall_moved(state: State, event: WallMoved) -> None:
+    """What cron schedules have ahead falls due as the wall clock says."""
+    follow_wall(state, event.wall_shift, event.wall_change)
 
 
 def apply_closed(state: State, event: EngineClosed) -> None:

@@ -1,4 +1,4 @@
-"""What an engine has to run things with: executors, handlers, bounds of queues. Facts of a process, not of the log.
+"""What an engine's process has to run things with: executors, handlers, bounds of queues. Not in the log.
 
 Knows: how to read them off the places, and how to give them to other places. They are written beside the tables, so that
 another process can tell what the engine could start (``explain``, ``forecast``).

@@ -60,7 +60,7 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     state.pauses = {(mark.scope, mark.name): mark for mark in standing.pauses}
     state.declarations = {each.handler: each for each in standing.declarations}
     state.epoch = standing.epoch
-    state.occurrences_skipped = kept.occurrences_skipped
+    state.occurrences_skipped, state.wall_shift = kept.occurrences_skipped, kept.wall_shift
     state.places.set_pauses(state.pauses)
     for kind, key, packed in entries:
         if kind == "schedule":

@@ -39,6 +39,7 @@ Event = (
     | schedules.ScheduleRetired
     | epochs.EngineOpened
     | epochs.EngineClosed
+    | epochs.WallMoved
     | epochs.HandlersDeclared
     | epochs.TasksPruned
 )
@@ -61,6 +62,7 @@ Command = (
     | epochs.Declare
     | epochs.Prune
     | epochs.Close
+    | epochs.FollowWall
     | epochs.Touch
     | epochs.ConfirmClock
     | epochs.PruneHistory
@@ -90,6 +92,7 @@ APPLY: dict[type, Callable[[State, Any], None]] = {
     schedules.ScheduleRetired: schedules.apply_retired,
     epochs.EngineOpened: epochs.apply_opened,
     epochs.EngineClosed: epochs.apply_closed,
+    epochs.WallMoved: epochs.apply_wall_moved,
     epochs.HandlersDeclared: epochs.apply_declared,
     epochs.TasksPruned: epochs.apply_pruned,
 }
@@ -109,6 +112,7 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     schedules.Retire: schedules.decide_retire,
     epochs.Prune: epochs.decide_prune,
     epochs.Close: epochs.decide_close,
+    epochs.FollowWall: epochs.decide_follow_wall,
     epochs.Touch: epochs.decide_touch,
     epochs.ConfirmClock: epochs.decide_touch,
     epochs.PruneHistory: epochs.decide_touch,
@@ -209,8 +213,8 @@ class Machine:
                 self._start_due(run, next_id(now), now, events)
             else:
                 waiting.append(run.id_bytes)
-        if waiting:
-            self._promote(waiting, now, events)
+        self._promote(waiting, now, events)
+        if due:
             self.start_ready(now, next_id, events)
         if state.underived:
             more = self._derive(now, next_id, events) or more
@@ -226,9 +230,12 @@ class Machine:
 
     def _may_occur(self, run: Run, now: int, events: list[Event]) -> bool:
         """Whether ``run`` of a schedule, which fell due, may start, after what that makes of its occurrence."""
-        runs, places = self.state.runs, self.state.places
+        state = self.state
+        runs, places = state.runs, state.places
         while run.id_bytes in runs:  # else one that fell due before it has canceled it
-            before = occurrences.decide_due(run, now) or control.decide_expired(places.timers.too_late(run, now), now)
+            before = occurrences.decide_due(state, run, now) or control.decide_expired(
+                places.timers.too_late(run, now), now
+            )
             for event in before:
                 self.apply(event)
                 events.append(event)
@@ -252,7 +259,7 @@ class Machine:
                 continue
             self.apply(event)
             events.append(event)
-            any_due = any_due or type(event) is schedules.RunRequested or event.nominal <= now
+            any_due = any_due or type(event) is schedules.RunRequested or state.runs[event.run_id].until <= now
         return any_due or bool(state.underived)
 
     def _expire(self, now: int, events: list[Event]) -> bool:
@@ -268,9 +275,13 @@ class Machine:
         self.apply(event)
         events.append(event)
 
-    def open(self, now: int, number: int, pid: int, host: str, version: str, draw: float) -> list[Event]:
+    def open(
+        self, now: int, number: int, pid: int, host: str, version: str, draw: float, wall_shift: int = 0
+    ) -> list[Event]:
         """A new epoch begins: what an earlier one left open is lost. The events, applied."""
-        events: list[Event] = [epochs.EngineOpened(now, number, pid, host, version)]
+        events: list[Event] = [
+            epochs.EngineOpened(now, number, pid, host, version, wall_shift, wall_shift - self.state.wall_shift)
+        ]
         events += attempts.decide_lost(self.state, now, draw)
         self.replay(events)
         return events

@@ -32,6 +32,7 @@ from actionqueue.core.schedules import (
     timetable_of,
 )
 from actionqueue.core.state import Run, Schedule, State
+from actionqueue.core.submission import occurs_at
 from actionqueue.core.upcoming import OVERLAP, earlier_runs
 
 QUEUED_MAX = 1_000
@@ -42,7 +43,7 @@ BY_SCHEDULE = "schedule"
 """Who asked, where a schedule cancels its earlier runs."""
 
 
-def decide_due(run: Run, now: int) -> list[Any]:
+def decide_due(state: State, run: Run, now: int) -> list[Any]:
     """The events that come before ``run``, which has fallen due, may start; none when nothing stands in its way.
 
     It may start only if it is due afterwards and not in line. Whoever calls applies them, and asks again.
@@ -52,19 +53,20 @@ def decide_due(run: Run, now: int) -> list[Any]:
     if run.id_bytes != schedule.pending:
         earlier = earlier_runs(run) if run.reason == OVERLAP else []
         return [OccurrenceWaits(now, schedule.task_id, run.id_bytes)] if earlier else []
-    late = _misfired(schedule, run, now)
+    wall = now + state.shift_of(schedule.rule)
+    late = _misfired(schedule, run, now, wall)
     if late is not None:
         return [late]
     if run.task.lane.executor is None and _waits_for_handler(run):
-        return [_skipped(schedule, run, now, now, "handler")]
+        return [_skipped(schedule, run, now, wall, wall, "handler")]
     rule = schedule.rule
     if rule.overlap == "allow" or not (earlier := earlier_runs(run)):
         return []
     if rule.overlap == "skip":
-        return [_skipped(schedule, run, now, now, OVERLAP)]
+        return [_skipped(schedule, run, now, wall, wall, OVERLAP)]
     if rule.overlap == "queue":
         if len(schedule.waiting) >= QUEUED_MAX:
-            return [_skipped(schedule, run, now, now, "queue_full")]
+            return [_skipped(schedule, run, now, wall, wall, "queue_full")]
         return [OccurrenceWaits(now, schedule.task_id, run.id_bytes)]
     events = _canceling(earlier, now)
     if any(other.attempt is not None for other in earlier):
@@ -86,19 +88,19 @@ def _waits_for_handler(run: Run) -> bool:
     return any(other.attempt is None for other in earlier_runs(run))
 
 
-def _misfired(schedule: Schedule, run: Run, now: int) -> OccurrencesSkipped | None:
+def _misfired(schedule: Schedule, run: Run, now: int, wall: int) -> OccurrencesSkipped | None:
     """What is skipped of the occurrences that are late; None when the pending one is to happen."""
     rule = schedule.rule
     if now - run.until <= rule.grace_us:
         return None
     if rule.misfire == "skip":
-        return _skipped(schedule, run, now, now - rule.grace_us - 1, "misfire")
+        return _skipped(schedule, run, now, wall, wall - rule.grace_us - 1, "misfire")
     if rule.misfire == "catch_up":
         window_us, reason = _window(run)
-        if window_us is None or schedule.cursor >= now - window_us:
+        if window_us is None or schedule.cursor >= wall - window_us:
             return None
-        return _skipped(schedule, run, now, now - window_us - 1, reason)
-    missed = _range(schedule, now)
+        return _skipped(schedule, run, now, wall, wall - window_us - 1, reason)
+    missed = _range(schedule, wall)
     if missed is None or missed[0] == 1:
         return None
     count, last = missed
@@ -107,7 +109,7 @@ def _misfired(schedule: Schedule, run: Run, now: int) -> OccurrencesSkipped | No
     counted = schedule.index + count - 1
     return OccurrencesSkipped(
         now, schedule.task_id, run.id_bytes, count - 1, schedule.cursor, before, "coalesced", last,
-        is_last(schedule, last, counted),
+        occurs_at(rule, last, run.id_bytes, wall - now), is_last(schedule, last, counted),
     )  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def _range(schedule: Schedule, until: int) -> tuple[int, int] | None:
     return count, cursor if last is None else last
 
 
-def _skipped(schedule: Schedule, run: Run, now: int, until: int, reason: str) -> OccurrencesSkipped:
+def _skipped(schedule: Schedule, run: Run, now: int, wall: int, until: int, reason: str) -> OccurrencesSkipped:
     """None of the occurrences up to ``until`` happens; at least the pending one does not."""
     count, last = _range(schedule, until) or (1, schedule.cursor)
     left = left_of(schedule)
@@ -146,11 +148,11 @@ def _skipped(schedule: Schedule, run: Run, now: int, until: int, reason: str) ->
         before = timetable_of(schedule).last_until(last - 1) if count > 1 else None
         return OccurrencesSkipped(
             now, schedule.task_id, run.id_bytes, count - 1, schedule.cursor, last if before is None else before, reason,
-            last, last=True, ends=True,
+            last, now, last=True, ends=True,
         )  # fmt: skip
     return OccurrencesSkipped(
         now, schedule.task_id, run.id_bytes, count, schedule.cursor, last, reason, following,
-        is_last(schedule, following, schedule.index + count),
+        occurs_at(schedule.rule, following, run.id_bytes, wall - now), is_last(schedule, following, schedule.index + count),
     )  # fmt: skip
 
 
@@ -162,8 +164,12 @@ def decide_next(state: State, schedule: Schedule, now: int, next_id: Callable[[i
     if schedule.pending is None and not schedule.over:
         nominal = next_of(schedule, schedule.cursor, left_of(schedule))
         assert nominal is not None, "else the one before was the last"
-        if nominal > now - schedule.rule.grace_us or not is_full:
-            return RunDerived(now, task_id, next_id(now), nominal, is_last(schedule, nominal, schedule.index + 1))
+        shift = state.shift_of(schedule.rule)
+        if nominal > now + shift - schedule.rule.grace_us or not is_full:
+            run_id = next_id(now)
+            due_at = occurs_at(schedule.rule, nominal, run_id, shift)
+            last = is_last(schedule, nominal, schedule.index + 1)
+            return RunDerived(now, task_id, run_id, nominal, due_at, last)
     elif schedule.backfills and not is_full:
         asked = schedule.backfills[0]
         nominal = backfilled(schedule, asked.after).next_after(asked.after)

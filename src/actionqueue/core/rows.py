@@ -91,6 +91,7 @@ class Facts(Struct, array_like=True):
     pruned_before: int
     blocked: int = 0
     occurrences_skipped: int = 0
+    wall_shift: int = 0
 
 
 class Standing(Struct, array_like=True):
@@ -361,7 +362,7 @@ def facts_of(state: State) -> Facts:
     """The state's single values."""
     return Facts(
         state.last_seq, state.last_at, state.next_order, list(state.counts), state.tasks_total, state.pruned_before,
-        state.places.blocked_count(state.counts[READY]), state.occurrences_skipped,
+        state.places.blocked_count(state.counts[READY]), state.occurrences_skipped, state.wall_shift,
     )  # fmt: skip
 
 

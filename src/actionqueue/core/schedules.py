@@ -41,12 +41,13 @@ BACKFILL_RUNS_MAX = 1_000_000
 
 
 class RunDerived(Struct, frozen=True, array_like=True, tag=30, gc=False):
-    """The next occurrence has its run. ``last``: none comes after it."""
+    """The next occurrence has its run, which falls due at ``due_at``. ``last``: none comes after it."""
 
     at: int
     task_id: bytes
     run_id: bytes
     nominal: int
+    due_at: int
     last: bool = False
 
 
@@ -64,6 +65,7 @@ class OccurrencesSkipped(Struct, frozen=True, array_like=True, tag=31):
     until: int
     reason: str
     nominal: int
+    due_at: int
     last: bool = False
     ends: bool = False
 
@@ -99,7 +101,7 @@ class BackfillAsked(Struct, frozen=True, array_like=True, tag=34):
 
 
 class ScheduleRetired(Struct, frozen=True, array_like=True, tag=35):
-    """A schedule makes no more runs for what comes after ``at``; its runs so far go on. ``last``: nor for anything else.
+    """A schedule makes no more runs for what comes after ``ends_at``; its runs so far go on. ``last``: nor any other.
 
     ``reason`` is ``retired`` (someone said so), ``replaced`` (another rule has its name) or ``undeclared`` (its handler was
     registered without it).
@@ -108,6 +110,7 @@ class ScheduleRetired(Struct, frozen=True, array_like=True, tag=35):
     at: int
     task_id: bytes
     reason: str
+    ends_at: int
     by: str = ""
     last: bool = True
 
@@ -206,7 +209,7 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
     decision = submission.decide_submit(state, submit, now, live_runs_max)
     if isinstance(decision, ActionQueueError) or current is None:
         return decision
-    return Accepted([retired(current, now, "replaced", command.by), *decision.events], decision.reply)
+    return Accepted([retired(state, current, now, "replaced", command.by), *decision.events], decision.reply)
 
 
 def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_max: int) -> Accepted | ActionQueueError:
@@ -220,7 +223,7 @@ def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_ma
     handlers = {each.handler for each in command.declarations}
     declared = {item.schedule_name for item in command.items}
     events += [
-        retired(current, now, "undeclared", "")
+        retired(state, current, now, "undeclared", "")
         for current in state.schedule_names.values()
         if current.origin == "code" and current.handler in handlers and current.name not in declared
     ]
@@ -232,16 +235,17 @@ def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_ma
         if isinstance(decision, ActionQueueError):
             continue
         if standing is not None:
-            events.append(retired(standing, now, "replaced", ""))
+            events.append(retired(state, standing, now, "replaced", ""))
         events += decision.events
     return Accepted(events)
 
 
-def retired(schedule: Schedule, now: int, reason: str, by: str) -> ScheduleRetired:
+def retired(state: State, schedule: Schedule, now: int, reason: str, by: str) -> ScheduleRetired:
     """Its end: what was due up to now still happens, by its own rules."""
     left = left_of(schedule)
+    ends_at = now + state.shift_of(schedule.rule)
     following = next_of(schedule, schedule.cursor, left)
-    return ScheduleRetired(now, schedule.task_id, reason, by, following is None or following > now)
+    return ScheduleRetired(now, schedule.task_id, reason, ends_at, by, following is None or following > ends_at)
 
 
 def named(state: State, name: str) -> Schedule | NotFound:
@@ -280,10 +284,11 @@ def decide_backfill(state: State, command: AskBackfill, now: int) -> Accepted | 
     schedule = _live(state, command.name)
     if isinstance(schedule, ActionQueueError):
         return schedule
-    if not 0 <= command.since < command.until <= now:
+    wall = now + state.shift_of(schedule.rule)
+    if not 0 <= command.since < command.until <= wall:
         return InvalidSubmission(
             "since, until: give a range that has passed, since before until",
-            problems={"until": f"not after since, or later than now ({to_datetime(now).isoformat()})"},
+            problems={"until": f"not after since, or later than now ({to_datetime(wall).isoformat()})"},
         )
     count = backfilled(schedule, command.since - 1).count(command.since - 1, command.until - 1)
     if count > BACKFILL_RUNS_MAX:
@@ -307,7 +312,7 @@ def decide_retire(state: State, command: Retire, now: int) -> Accepted | ActionQ
     schedule = named(state, command.name)
     if isinstance(schedule, ActionQueueError):
         return schedule
-    return Accepted([retired(schedule, now, "retired", command.by)], TaskId(bytes=schedule.task_id).bytes)
+    return Accepted([retired(state, schedule, now, "retired", command.by)], TaskId(bytes=schedule.task_id).bytes)
 
 
 # --- apply ------------------------------------------------------------------------------------------------------
@@ -317,8 +322,7 @@ def apply_derived(state: State, event: RunDerived) -> None:
     """The next occurrence is ahead."""
     schedule = state.schedules[event.task_id]
     run = submission.add_run(
-        state, state.tasks[event.task_id], event.run_id, event.nominal, event.at, "derived",
-        submission.occurs_at(schedule.rule, event.nominal, event.run_id),
+        state, state.tasks[event.task_id], event.run_id, event.nominal, event.at, "derived", event.due_at
     )  # fmt: skip
     schedule.pending = run.id_bytes
     schedule.index += 1
@@ -343,7 +347,7 @@ def apply_skipped(state: State, event: OccurrencesSkipped) -> None:
         schedule.pending = None
         cancel_waiting(state, run, event.at, event.reason)
         return
-    state.places.enter_timer(run, submission.occurs_at(schedule.rule, event.nominal, event.run_id))
+    state.places.enter_timer(run, event.due_at)
     state.dirty_runs[event.run_id] = run
 
 
@@ -389,7 +393,7 @@ def apply_retired(state: State, event: ScheduleRetired) -> None:
     schedule.over = schedule.over or event.last
     schedule.requested -= sum(asked.left for asked in schedule.backfills)
     schedule.backfills.clear()
-    retire(state, schedule, event.at, event.by)
+    retire(state, schedule, event.ends_at, event.by)
     task = state.tasks.get(event.task_id)
     if task is None:
         forget(state, schedule)
@@ -397,7 +401,7 @@ def apply_retired(state: State, event: ScheduleRetired) -> None:
     state.dirty_tasks[task.id] = task
     looked_at(state, schedule)
     run = None if schedule.pending is None else state.runs[schedule.pending]
-    if run is not None and run.scheduled_at > event.at:
+    if run is not None and run.scheduled_at > (schedule.retired_at or 0):
         schedule.pending, schedule.over = None, True
         cancel_waiting(state, run, event.at, "retired")
     elif task.head is None and schedule.is_done:

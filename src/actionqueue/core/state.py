@@ -20,7 +20,7 @@ from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.places import Places
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import AttemptTerms
-from actionqueue.core.rules import Rule
+from actionqueue.core.rules import CronRule, Rule
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import NO_OPTIONS, TaskOptions
 
@@ -354,6 +354,8 @@ class State(Struct, eq=False):
     schedule_names: dict[str, Schedule] = field(default_factory=dict)
     underived: dict[bytes, Schedule] = field(default_factory=dict)
     """Schedules that need a look: their next occurrence has no run yet."""
+    wall_shift: int = 0
+    """How far the wall clock, which cron follows, is ahead of the instants that events are recorded at."""
     occurrences_skipped: int = 0
     """Of all schedules, ever."""
     dirty_schedules: dict[bytes, Schedule] = field(default_factory=dict)
@@ -367,6 +369,10 @@ class State(Struct, eq=False):
     dirty_facts: bool = False
     dirty_entries: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     """What a capability keeps in a row of its own: (kind, key) to its body, None where it is gone."""
+
+    def shift_of(self, rule: Rule) -> int:
+        """How far what a schedule follows is ahead of recorded instants: cron follows the wall clock."""
+        return self.wall_shift if isinstance(rule, CronRule) else 0
 
     def ended_since(self, name: bytes | str, seq: int) -> bool:
         """Whether that task (or the task of that key) ended after ``seq``, as far as that is remembered."""

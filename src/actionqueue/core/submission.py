@@ -61,6 +61,10 @@ class RareFields(Struct, frozen=True, omit_defaults=True):
     schedule_name: str = ""
     schedule_origin: str = ""
     expires_us: int | None = None
+    begins_at: int = 0
+    """From when on a schedule occurs, by the clock that it follows."""
+    first_at: int = 0
+    """When its first occurrence, whose nominal instant is the run's, falls due."""
     only_occurrence: bool = False
 
 
@@ -193,8 +197,10 @@ def decide_submit(state: State, command: Submit, now: int, live_runs_max: int) -
             if item.key is not None:
                 new_keys[item.key] = known
         declared = declarations.get(item.handler)
-        event = _submitted if item.rule is None else _scheduled
-        submitted = event(item, declared, now, base, command.by)
+        if item.rule is None:
+            submitted: TaskSubmitted | InvalidSubmission = _submitted(item, declared, now, base, command.by)
+        else:
+            submitted = _scheduled(state, item, declared, now, base, command.by)
         if isinstance(submitted, ActionQueueError):
             return submitted
         events.append(submitted)
@@ -266,11 +272,12 @@ def _submitted(item: Submission, declared: Declaration | None, now: int, base: i
 
 
 def _scheduled(
-    item: Submission, declared: Declaration | None, now: int, base: int, by: str
+    state: State, item: Submission, declared: Declaration | None, now: int, base: int, by: str
 ) -> TaskSubmitted | InvalidSubmission:
     """A task with a schedule, and the run of its first occurrence."""
     assert item.rule is not None
-    first = first_occurrence(item.rule, now)
+    begins_at = now + state.shift_of(item.rule)
+    first = first_occurrence(item.rule, begins_at)
     if first is None:
         problem = "never occurs from now on; look at its end and its years"
         return InvalidSubmission(f"schedule: {problem}", problems={"schedule": problem})
@@ -279,7 +286,8 @@ def _scheduled(
     expires_us = item.expires_us if item.expires_us is not None else (declared.expires_us if declared else None)
     rare = replace(
         rare, rule=item.rule, schedule_name=item.schedule_name, schedule_origin=item.schedule_origin,
-        content=item.content, expires_at=None, expires_us=expires_us, only_occurrence=first[1],
+        content=item.content, expires_at=None, expires_us=expires_us, begins_at=begins_at,
+        first_at=occurs_at(item.rule, first[0], item.run_id, begins_at - now), only_occurrence=first[1],
     )  # fmt: skip
     return replace(plain, due_at=first[0], rare=rare)
 
@@ -449,23 +457,24 @@ def begin_schedule(state: State, task: Task, event: TaskSubmitted, rare: RareFie
     rule = rare.rule
     assert rule is not None
     schedule = Schedule(
-        task.id, task.handler, rare.schedule_name, rare.schedule_origin, rule, event.at, rare.content or b"",
+        task.id, task.handler, rare.schedule_name, rare.schedule_origin, rule, rare.begins_at,
+        rare.content or b"",
         index=1, cursor=event.due_at, pending=event.run_id, over=rare.only_occurrence,
     )  # fmt: skip
     task.extra = replace(task.extra, schedule=schedule)
     state.schedules[task.id] = state.dirty_schedules[task.id] = schedule
     if schedule.name:
         state.schedule_names[schedule.name] = schedule
-    due_at = occurs_at(rule, event.due_at, event.run_id)
-    add_run(state, task, event.run_id, event.due_at, event.at, "submitted", due_at)
+    add_run(state, task, event.run_id, event.due_at, event.at, "submitted", rare.first_at)
     state.dirty_tasks[task.id] = task
 
 
-def occurs_at(rule: Rule, nominal: int, run_id: bytes) -> int:
+def occurs_at(rule: Rule, nominal: int, run_id: bytes, shift: int) -> int:
     """When an occurrence falls due: at its nominal instant, and up to ``jitter`` later, drawn by the id of its run."""
+    due_at = max(0, nominal - shift)
     if not isinstance(rule, CronRule) or not rule.jitter_us:
-        return nominal
-    return nominal + (rule.jitter_us * int.from_bytes(run_id[-JITTER_BYTES:], "big") >> 8 * JITTER_BYTES)
+        return due_at
+    return due_at + (rule.jitter_us * int.from_bytes(run_id[-JITTER_BYTES:], "big") >> 8 * JITTER_BYTES)
 
 
 def add_run(

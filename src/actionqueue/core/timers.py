@@ -116,7 +116,7 @@ def deadline_of(run: Run) -> int | None:
     extra = run.task.extra
     if run.lineage is not None:
         return None  # asked for
-    return extra.expires_at if extra.expires_us is None else run.scheduled_at + extra.expires_us
+    return extra.expires_at if extra.expires_us is None else run.until + extra.expires_us
 
 
 def is_ahead(run: Run) -> bool:

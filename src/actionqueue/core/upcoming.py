@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from actionqueue.core.rules import CronRule
 from actionqueue.core.run import RunState
 
 if TYPE_CHECKING:
@@ -96,3 +97,17 @@ def earlier_runs(run: Run) -> list[Run]:
         if other is not run
         and (other.state is not RunState.SCHEDULED or (other.reason == OVERLAP and other.order < run.order))
     ]
+
+
+def follow_wall(state: State, wall_shift: int, change: int) -> None:
+    """The wall clock is that far ahead of recorded instants: the occurrences of cron schedules that are ahead move."""
+    state.wall_shift = wall_shift
+    if not change:
+        return
+    for schedule in state.schedules.values():
+        run = None if schedule.pending is None else state.runs[schedule.pending]
+        if run is None or not isinstance(schedule.rule, CronRule):
+            continue
+        state.dirty_runs[run.id_bytes] = run
+        state.places.leave(run)
+        state.places.enter_timer(run, max(0, run.until - change))

@@ -154,7 +154,7 @@ class Engine:
         places.set_aging(self.aging_us)
         now = self.clock.now_us()
         turn = self.writer.turn
-        turn.events += machine.open(now, opened.epoch, pid, host, __version__, self._draw())
+        turn.events += machine.open(now, opened.epoch, pid, host, __version__, self._draw(), self.clock.wall_us() - now)
         if opened.restored:
             self._pause_restored(machine, now, turn)
         for runnable, executor_name, terms in self.runnables.values():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import msgpack
 
-from actionqueue.core.epochs import ConfirmClock, Prune, PruneHistory
+from actionqueue.core.epochs import ConfirmClock, FollowWall, Prune, PruneHistory
 from actionqueue.core.errors import ActionQueueError, CommitUnknown, Conflict, NotRunning
 from actionqueue.core.rows import Row
 from actionqueue.core.submission import RareFields
@@ -30,6 +30,8 @@ logger = logging.getLogger("actionqueue")
 
 PERIOD_S = 1.0
 STALL_S = 1.0
+WALL_DRIFT_US_MAX = 1_000_000
+"""How far the wall clock may be from where cron schedules believe it to be."""
 MISSING_HANDLER_S = 10.0
 PRUNE_TASKS_PER_STEP = 500
 PRUNE_COMMITS_PER_STEP = 200
@@ -65,6 +67,7 @@ class Housekeeping:
         self._warned: set[str] = set()
         self._missing_since: dict[str, int] = {}
         self._doubted = False
+        self._followed = engine.writer.machine.state.wall_shift
         self._stalled = False
         self._asked: SimpleQueue[Post | None] = SimpleQueue()
         self._passed_over = 0
@@ -165,6 +168,14 @@ class Housekeeping:
             logger.warning("the wall clock is trusted again")
         self._doubted = doubted
         engine.set_expiry_suspended(doubted)
+        self._follow_wall(wall - now)
+
+    def _follow_wall(self, wall_shift: int) -> None:
+        """Cron schedules are told when the wall clock was set, or has drifted by more than a second."""
+        engine = self._engine
+        if abs(wall_shift - self._followed) > WALL_DRIFT_US_MAX and engine.refusal() is None:
+            self._followed = wall_shift
+            engine.post(FollowWall(wall_shift))
 
     def confirm_clock(self, by: str) -> None:
         """Someone vouches for the clock: deleting and expiring go on."""

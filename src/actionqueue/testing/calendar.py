@@ -62,6 +62,18 @@ class Calendar:
         self._accounts: dict[bytes, Account] = {}
         self.derived: set[bytes] = set()
         """Runs that nobody asked for by name: of occurrences, and to fill ranges."""
+        self._wall_shift = 0
+
+    def _shift(self, account: Account) -> int:
+        """How far what it follows is ahead of the instants of events: cron follows the wall clock."""
+        return 0 if isinstance(account.rule, RepeatRule) else self._wall_shift
+
+    def wall_is(self, wall_shift: int) -> None:
+        """The wall clock is so far ahead: what is ahead falls due otherwise."""
+        change, self._wall_shift = wall_shift - self._wall_shift, wall_shift
+        for account in self._accounts.values():
+            if account.pending is not None and not isinstance(account.rule, RepeatRule):
+                self._ledger.runs[account.pending].due_at -= change
 
     def live(self) -> list[bytes]:
         """The tasks of schedules that may still occur, or have runs."""
@@ -79,14 +91,14 @@ class Calendar:
         if rule is None:
             return
         account = Account(rule, event.at, event.rare.schedule_name, event.run_id, event.due_at)
-        first = event.at if isinstance(rule, RepeatRule) else account.after(event.at)
+        first = event.at if isinstance(rule, RepeatRule) else account.after(event.at + self._wall_shift)
         if event.due_at != first:
             self._problem(event, f"it first occurs at {first}")
         for other in self._accounts.values():
             if account.name and other.name == account.name and other.retired_at is None:
                 self._problem(event, "its name is another's")
         self._accounts[event.task_id] = account
-        run.occurrence = event.due_at
+        self._is_of(run, account, event.due_at)
 
     def is_over(self, task_id: bytes) -> bool:
         """Whether nothing of it is to come."""
@@ -116,19 +128,19 @@ class Calendar:
         account.count += 1
         account.cursor, account.pending = event.nominal, event.run_id
         self._check_count(event, account)
-        self._add(event.run_id, event.task_id, event.nominal)
+        run = self._ledger.add_occurrence(event.run_id, event.task_id, event.nominal)
+        self._is_of(run, account, event.nominal)
+        self.derived.add(event.run_id)
+
+    def _is_of(self, run: Record, account: Account, nominal: int) -> None:
+        run.occurrence, run.due_at = nominal, nominal - self._shift(account)
+        run.jitter_us = 0 if isinstance(account.rule, RepeatRule) else account.rule.jitter_us
 
     def _check_count(self, event: Any, account: Account) -> None:
         rule = account.rule
         most = rule.count if isinstance(rule, RepeatRule) else rule.max_occurrences
         if most is not None and account.count > most:
             self._problem(event, f"{account.count} occurrences of at most {most}")
-
-    def _add(self, run_id: bytes, task_id: bytes, nominal: int) -> Record:
-        run = self._ledger.add_occurrence(run_id, task_id, nominal)
-        run.occurrence = nominal
-        self.derived.add(run_id)
-        return run
 
     def skipped(self, event: schedules.OccurrencesSkipped) -> None:
         """A range does not happen: as many as there are in it, from the pending one on."""
@@ -140,12 +152,12 @@ class Calendar:
             self._problem(event, f"the last of those is {nominal - account.every_us}")
         if event.nominal != nominal or event.count < 0:
             self._problem(event, f"{nominal} comes after those")
-        if event.at < event.first:
+        if event.at + self._shift(account) < event.first:
             self._problem(event, "it was not due yet")
         account.count += event.count
         account.cursor = event.nominal
         self._check_count(event, account)
-        run.due_at = run.occurrence = event.nominal
+        self._is_of(run, account, event.nominal)
         if event.ends:
             account.pending = None
             self._ledger.move(run, "canceled")
@@ -202,9 +214,9 @@ class Calendar:
     def retired(self, event: schedules.ScheduleRetired) -> None:
         """It occurs no more after now; the run ahead, if it is of later, ends."""
         account = self._accounts[event.task_id]
-        account.retired_at, account.left_to_fill = event.at, 0
+        account.retired_at, account.left_to_fill = event.at + self._shift(account), 0
         run = None if account.pending is None else self._ledger.runs[account.pending]
-        if run is not None and run.occurrence is not None and run.occurrence > event.at:
+        if run is not None and run.occurrence is not None and run.occurrence > account.retired_at:
             account.pending = None
             self._ledger.move(run, "canceled")
 

@@ -67,7 +67,7 @@ def _edges() -> Iterator[str]:
 
 
 REACHABLE: tuple[str, ...] = (
-    *(f"command {kind.__name__}" for kind in get_args(Command) if kind.__name__ != "Close"),
+    *(f"command {kind.__name__}" for kind in get_args(Command) if kind.__name__ not in ("Close", "FollowWall")),
     *(f"event {kind.__name__}" for kind in get_args(Event)),
     *(f"place {where.name}" for where in Where if where is not Where.NOWHERE),
     *(f"edge {edge}" for edge in _edges() if edge not in _WAITING_EDGES),

@@ -69,6 +69,8 @@ class Record(Struct, eq=False):
     is_moved: bool = False
     is_requested: bool = False
     submitted_priority: int = 0
+    jitter_us: int = 0
+    """By how much an occurrence may be later than its nominal instant."""
 
 
 class Ledger:
@@ -234,7 +236,7 @@ class Ledger:
     @staticmethod
     def _deadline_of(run: Record) -> int | None:
         facts = run.facts
-        return facts.expires_at if facts.expires_us is None else run.due_at + facts.expires_us
+        return facts.expires_at if facts.expires_us is None else run.due_at + facts.expires_us + run.jitter_us
 
     def _is_paused(self, run: Record) -> bool:
         paused = self.paused
@@ -312,6 +314,8 @@ class Ledger:
         if run.open is not None:
             self.problems.append(f"run {run.id.hex()} is canceled over its open attempt")
         expires_at = self._deadline_of(run)
+        if expires_at is not None:
+            expires_at -= run.jitter_us
         if event.reason == "expired" and (expires_at is None or expires_at > event.at or run.starts):
             self.problems.append(f"run {run.id.hex()} is canceled by a deadline it has not missed")
         self.calendar.left(run.id, run.task)
@@ -355,6 +359,7 @@ class Ledger:
 
     def opened(self, event: epochs.EngineOpened) -> None:
         """An epoch begins."""
+        self.calendar.wall_is(event.wall_shift)
         for run in self.live.values():
             run.is_misfit = False
             if run.state in ("scheduled", "retry_wait"):
@@ -423,6 +428,7 @@ _READ: dict[type, Callable[[Ledger, Any], None]] = {
     schedules.ScheduleRetired: lambda ledger, event: ledger.calendar.retired(event),
     epochs.EngineOpened: Ledger.opened,
     epochs.EngineClosed: Ledger.closed,
+    epochs.WallMoved: lambda ledger, event: ledger.calendar.wall_is(event.wall_shift),
     epochs.HandlersDeclared: Ledger.pass_over,
     epochs.TasksPruned: Ledger.pass_over,
 }
