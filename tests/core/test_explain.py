@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import typing
 from collections import Counter
-from datetime import timedelta
-from types import UnionType
 
 import pytest
 
@@ -28,11 +26,8 @@ from actionqueue.core.instants import to_datetime
 from actionqueue.core.plain import parsed, plain
 from actionqueue.core.reasons import (
     AheadInLine,
-    ArgumentsMisfit,
-    AskRetry,
     AtInstant,
     Ended,
-    HandlerMissing,
     InProgress,
     ItsTurn,
     KeyHeld,
@@ -44,24 +39,17 @@ from actionqueue.core.reasons import (
     OfSchedule,
     Paused,
     PreviousLive,
-    RateLimited,
     Reason,
-    RegisterHandler,
     Release,
     ResumeScope,
     RunsEnd,
     StartEngine,
     TakesItsTurn,
-    release_of,
 )
 from actionqueue.core.rules import RepeatRule
 from actionqueue.core.schedules import PutSchedule
-from actionqueue.core.sentences import told
 from actionqueue.core.submission import Submit
-from actionqueue.core.usage import LimitRecord, ListLimits, limits_of
 from actionqueue.core.why import HOLDERS_LISTED_MAX
-from tests.core.random_stories import drawn
-from tests.core.releases import ask_through
 from tests.core.story import SECOND, START, Story, play
 
 REASONS = {kind.__name__ for kind in typing.get_args(Reason)}
@@ -455,99 +443,3 @@ def test_asking_about_what_is_not_live_gets_no_answer_from_the_state() -> None:
     story.perform(CancelRun(story.id("a"), "abandon"))
 
     assert story.perform(Explain(story.id("a"))) is None
-
-
-# --- every reason, released -----------------------------------------------------------------------------------------
-
-
-def ask_in_stories(seeds: range) -> tuple[Counter[str], Counter[str]]:
-    asked: Counter[str] = Counter()
-    released: Counter[str] = Counter()
-    for seed in seeds:
-        story = ask_through(seed, drawn(seed, 60))
-        asked += story.reasons
-        released += story.released
-        story.state.dispose()
-    return asked, released
-
-
-def in_table(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {counts[name]}" for name in sorted(REASONS))
-
-
-@pytest.mark.slow
-def test_what_is_named_as_the_release_releases_and_a_little_less_does_not() -> None:
-    """Every reason there is, a hundred times at least, in states that nobody thought of."""
-    asked, released = ask_in_stories(range(400))
-
-    assert set(asked) == REASONS
-    assert not [name for name in REASONS if asked[name] < 100], in_table(asked)
-    assert not [name for name in REASONS - {"InProgress"} if released[name] < 100], in_table(released)
-
-
-@pytest.mark.soak
-def test_what_is_named_as_the_release_releases_in_many_more_stories() -> None:
-    asked, released = ask_in_stories(range(1_000, 11_000))
-    print(f"asked: {in_table(asked)}\nreleased: {in_table(released)}")
-
-
-def test_every_reason_has_a_release_or_needs_none() -> None:
-    assert isinstance(Reason, UnionType)
-    needs_none = {Ended("completed", "completed", to_datetime(0)), InProgress(1, to_datetime(0), None)}
-    assert [release_of(each) for each in needs_none] == [None, None]
-    assert release_of(Ended("canceled", "expired", to_datetime(0))) == AskRetry()
-    assert release_of(ArgumentsMisfit("h")) == RegisterHandler("h", fitting=True)
-    assert release_of(HandlerMissing("h")) == RegisterHandler("h", fitting=False)
-    assert release_of(TakesItsTurn(None)) == ItsTurn()
-
-
-def test_instants_of_another_day_have_their_date() -> None:
-    story = play("submit a delay=3s")
-    found = explain(story.state, story.run("a"), story.now)
-
-    tomorrow = parsed(plain(found) | {"at": plain(found.at + timedelta(days=1))}, Explanation)
-
-    assert "due at 2023-11-14 22:13:23Z" in told(tomorrow)
-    assert found.headline == "due at 22:13:23Z"
-
-
-# --- limits ---------------------------------------------------------------------------------------------------------
-
-
-def listed(story: Story, **wanted: object) -> list[LimitRecord]:
-    return limits_of(story.state, story.now, ListLimits(**wanted))  # type: ignore[arg-type]
-
-
-def test_limits_say_who_holds_them_and_how_many_wait() -> None:
-    story = play("queue mail 2\nhandler g concurrency=1\nsubmit a b c limits=k:1\nsubmit d handler=g queue=mail")
-
-    found = {(each.kind, each.name): each for each in listed(story)}
-
-    assert next(iter(found)) == ("key", "k"), "what is waited for most comes first"
-    assert found["key", "k"] == LimitRecord(
-        kind="key", name="k", capacity=1, taken=1, holders=(story.run_id("a"),), waiting=2
-    )
-    assert found["queue", "mail"].holders == found["handler", "g"].holders == (story.run_id("d"),)
-    assert found["executor", "main"].taken == 2
-    assert ("queue", "default") not in found, "it has no bound"
-
-
-def test_a_rate_tells_the_tokens_left_or_when_there_is_one() -> None:
-    story = play("submit a rates=r:2/10s/3")
-    assert [(each.tokens, each.next_at) for each in listed(story, kind="rate")] == [(2, None)]
-
-    story.play("submit b c d e rates=r:2/10s/3")
-
-    (rate,) = listed(story, kind="rate")
-    assert (rate.tokens, rate.next_at, rate.waiting) == (0, to_datetime(START + 5 * SECOND), 2)
-    story.play("tick 4s")
-    assert listed(story, kind="rate")[0].tokens == 0
-
-
-def test_limits_are_picked_by_kind_and_name_and_bounded_in_number() -> None:
-    story = play("submit a limits=k,l\nsubmit b limits=m")
-
-    assert [each.name for each in listed(story, kind="key", name="l")] == ["l"]
-    assert len(listed(story, kind="key", most=2)) == 2
-    assert story.perform(ListLimits("key", "m")) == plain(listed(story, kind="key", name="m"))
-    assert isinstance(of(play("submit a b c rates=r:1/1s"), "c").reason, RateLimited)
