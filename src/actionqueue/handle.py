@@ -102,6 +102,7 @@ class TaskHandle(Generic[R_co]):
         Raises the refusal of a submission that was refused later, ``ManyRuns`` when the task has several runs that are
         not retries of one another.
         """
+        self._refuse_schedule("state of its own")
         return self._queue.newest_state(self._task_id)
 
     def _op_runs(self) -> Operation[list[RunRecord]]:
@@ -138,11 +139,7 @@ class TaskHandle(Generic[R_co]):
                 "result() inside a handler would hold its slot while it waits; submit the follow-up from the awaited "
                 "task, or return and be called again"
             )
-        if self._is_scheduled:
-            raise ManyRuns(
-                "a schedule has many runs, each with a result of its own: ask runs(), and get_result(run_id)",
-                task_id=self.id,
-            )
+        self._refuse_schedule("result of its own")
         timeout_s = None if timeout is None else parse_duration_us(timeout, field="timeout") / 1e6
         queue, task_id = self._queue, self._task_id
 
@@ -156,6 +153,10 @@ class TaskHandle(Generic[R_co]):
         return Operation(
             send, self._unwrap, timeout_s=timeout_s, late=late, poll=queue.check_engine_present, poll_s=1.0
         )
+
+    def _refuse_schedule(self, what: str) -> None:
+        if self._is_scheduled:
+            raise ManyRuns(f"a schedule has many runs, each with a {what}: ask runs()", task_id=self.id)
 
     def _unwrap(self, ended: Ended) -> R_co:
         self._learn()
