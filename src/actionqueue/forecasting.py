@@ -18,9 +18,9 @@ from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.instants import DAY_US, SECOND_US, format_duration, instant_us, parse_duration_us
 from actionqueue.core.machine import Machine
 from actionqueue.core.state import COMPLETED
+from actionqueue.explaining import ExplainingOperating
 from actionqueue.line import work_inline
 from actionqueue.operations import Operation, Script, awaiting_script, blocking_script
-from actionqueue.scheduling import SchedulingOperating
 from actionqueue.store.port import Reader, RunFilter
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ NEVER_AN_ENGINE = "no engine has run on this store, so nothing is known of slots
 LOST = "what was running when the last engine ended is lost, and tried again as its retries allow"
 
 
-class ForecastOperating(SchedulingOperating):
+class ForecastOperating(ExplainingOperating):
     """The part of ``ActionQueue`` that looks ahead."""
 
     def _script_forecast(

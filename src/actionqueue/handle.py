@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actionqueue.core.errors import ManyRuns, RunCanceled, RunFailed
+from actionqueue.core.explain import Explanation
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.state import COMPLETED, FAILED
 from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended
 from actionqueue.executors.port import current_attempt
-from actionqueue.operations import Operation, awaiting, blocking
+from actionqueue.operations import Operation, Script, awaiting, awaiting_script, blocking, blocking_script
 from actionqueue.records import RunRecord
 
 if TYPE_CHECKING:
@@ -108,6 +109,14 @@ class TaskHandle(Generic[R_co]):
         """Its runs, oldest first, each with its attempts; none while it is undecided."""
         return self._queue.runs_of_task(self._task_id)
 
+    def _script_explain(self) -> Script[Explanation]:
+        """Why it is not running, as ``queue.explain`` tells of its newest live run; of a schedule, of the next occurrence.
+
+        Raises the refusal of a submission that was refused later.
+        """
+        self._learn()
+        return self._queue._script_explain(self._task_id)  # noqa: SLF001 - one operation, under two names
+
     def _op_cancel(self) -> Operation[int]:
         """Cancel it: what waits is canceled now, what runs is asked to stop. Returns how many runs that concerned.
 
@@ -177,6 +186,8 @@ class TaskHandle(Generic[R_co]):
     astate = awaiting(_op_state)
     runs = blocking(_op_runs)
     aruns = awaiting(_op_runs)
+    explain = blocking_script(_script_explain)
+    aexplain = awaiting_script(_script_explain)
     cancel = blocking(_op_cancel)
     acancel = awaiting(_op_cancel)
     result = blocking(_op_result)

@@ -64,6 +64,7 @@ from actionqueue.core.errors import (
     UsedAfterFork,
     WaitInHandler,
 )
+from actionqueue.core.explain import Explanation
 from actionqueue.core.forecast import (
     BacklogEstimate,
     DurationEstimate,
@@ -81,6 +82,7 @@ from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
 from actionqueue.core.timetables import Cron, Repeat
+from actionqueue.core.usage import LimitRecord
 from actionqueue.core.version import __version__
 from actionqueue.executors.endings import TerminalFailure
 from actionqueue.handle import TaskHandle
@@ -93,6 +95,8 @@ from actionqueue.records import (
     Progress,
     Refusal,
     RunRecord,
+    ScheduleRecord,
+    SkipRecord,
     SlotsRecord,
     Stats,
     TaskRecord,
@@ -129,6 +133,7 @@ __all__ = [
     "EngineRecord",
     "EpochLost",
     "ErrorRecord",
+    "Explanation",
     "Forecast",
     "ForecastDifference",
     "ForecastEntry",
@@ -144,6 +149,7 @@ __all__ = [
     "InvalidTransition",
     "Limit",
     "LimitExceeded",
+    "LimitRecord",
     "LoadEstimate",
     "ManyRuns",
     "NetworkFileSystem",
@@ -180,6 +186,8 @@ __all__ = [
     "RunInstanceError",
     "RunRecord",
     "RunState",
+    "ScheduleRecord",
+    "SkipRecord",
     "SlotsRecord",
     "Snooze",
     "StaleReport",

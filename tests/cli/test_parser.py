@@ -23,8 +23,8 @@ def commands() -> list[str]:
 
 
 def test_the_commands_of_this_release_are_there() -> None:
-    expected = "demo run submit tasks runs show forecast stats top cancel retry pause resume prune verify audit export"
-    expected += " backup restore"
+    expected = "demo run submit tasks runs show stats top cancel retry pause resume prune verify audit export"
+    expected += " backup restore explain limits schedules forecast"
 
     assert set(commands()) == set(expected.split())
 

@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from actionqueue.cli.opening import exact_instant, open_store
 from actionqueue.cli.plot import plot
 from actionqueue.cli.progress import Progress
-from actionqueue.cli.render import WIDTH_DEFAULT, columns_of_terminal, plain, print_json, width_of
+from actionqueue.cli.render import WIDTH_DEFAULT, columns_of_terminal, print_json, width_of
 from actionqueue.cli.running import DONE, Misuse
 from actionqueue.core.errors import InvalidDuration
 from actionqueue.core.forecast import Forecast
 from actionqueue.core.forecast_text import lines_of
 from actionqueue.core.instants import parse_duration_us
+from actionqueue.core.plain import plain
 
 HOURS_MAX = 366 * 24
 COLUMNS_MIN = 40
