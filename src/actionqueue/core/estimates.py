@@ -261,7 +261,8 @@ class Estimates(Watch):
                     until=_until(each.expired_first, each.expired_last), **named,
                 )  # fmt: skip
         for backlog in self.backlogs():
-            if backlog.drained_at is not None:
+            is_worth_it = backlog.kind in ("all", "queue") or backlog.waiting > 1 or not self.limits_left_out()
+            if backlog.drained_at is not None and is_worth_it:
                 name = "everything" if backlog.kind == "all" else f"{backlog.kind} {backlog.name}"
                 yield ForecastEntry(at=backlog.drained_at, kind="drained", exact=False, name=name)
 

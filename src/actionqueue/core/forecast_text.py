@@ -16,6 +16,8 @@ from actionqueue.core.rules import describe_duration
 if TYPE_CHECKING:
     from actionqueue.core.forecast import BacklogEstimate, Forecast, ForecastEntry, OverlapEstimate
 
+HALF_SECOND = timedelta(seconds=0.5)
+
 _DOES = {"skip": "skipped", "queue": "made to wait", "allow": "started beside it", "cancel_running": "ended early"}
 _WHAT = {
     "schedule": "occurs", "scheduled": "due", "retry": "retry due", "deadline": "must start", "start": "starts",
@@ -27,7 +29,7 @@ def lines_of(forecast: Forecast, plot: Sequence[str] = ()) -> Iterator[str]:
     """All of it. ``plot`` are lines to put between what happens and what it comes to."""
     at = forecast.at
     span, end = shown_span(forecast.until - at), shown_moment(forecast.until, at)
-    yield f"Forecast from {at:%Y-%m-%d %H:%M:%S}Z for {span}, to {end}Z"
+    yield f"Forecast from {at + HALF_SECOND:%Y-%m-%d %H:%M:%S}Z for {span}, to {end}Z"
     yield from (f"  what if: {each}" for each in forecast.what_if)
     yield from (f"  assumed: {each}" for each in forecast.assumed)
     if forecast.reached < forecast.until:
@@ -77,7 +79,7 @@ def _subject(entry: ForecastEntry, at: datetime) -> str:
 
 
 def _same_second(entry: ForecastEntry) -> bool:
-    return entry.until is not None and int(entry.until.timestamp()) == int(entry.at.timestamp())
+    return entry.until is not None and shown_moment(entry.until, entry.at) == shown_moment(entry.at, entry.at)
 
 
 def _remark(entry: ForecastEntry) -> str:
@@ -156,8 +158,11 @@ def overlap_outcome(overlap: OverlapEstimate) -> str:
 
 
 def shown_moment(then: datetime, at: datetime) -> str:
-    """An instant in UTC to the second; with its day, where that is not the day of ``at``."""
-    then = then.astimezone(UTC)
+    """An instant in UTC to the nearest second; with its day, where that is not the day of ``at``.
+
+    Nearest, since the engine's clock is a few microseconds beside the wall clock, by which schedules go.
+    """
+    then = then.astimezone(UTC) + HALF_SECOND
     return f"{then:%H:%M:%S}" if then.date() == at.date() else f"{then:%b %d %H:%M:%S}"
 
 
