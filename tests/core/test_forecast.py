@@ -349,6 +349,14 @@ def test_a_backlog_drains_when_its_last_run_has_started() -> None:
     assert [(each.handler, each.takes, each.recorded) for each in found.durations] == [("h", timedelta(seconds=10), 6)]
 
 
+def test_what_fell_due_a_moment_ago_is_counted_once() -> None:
+    story = Story(slots=1).play("submit a").play("submit b c delay=1s")
+    story.now += 2 * SECOND  # and nobody has looked since
+    found = told(story, MINUTE, h=[10 * SECOND])
+    assert (found.backlogs[0].waiting, found.backlogs[0].left) == (2, 0)
+    assert found.backlogs[0].drained_at == to_datetime(START + 20 * SECOND)
+
+
 def test_without_a_recorded_duration_one_is_assumed_and_that_is_said() -> None:
     found = told(Story(slots=1).play("submit a b"), MINUTE)
     assert [(each.takes, each.recorded) for each in found.durations] == [(timedelta(seconds=1), 0)]

@@ -77,7 +77,6 @@ class Estimates(Watch):
     def __init__(self, state: State, now: int, until: int) -> None:
         self._state = state
         self._now = now
-        self._until = until
         self._half = now + (until - now) // 2
         self._is_half_over = False
         self._all = Backlog("all", "")
@@ -103,7 +102,7 @@ class Estimates(Watch):
         for run in sorted(state.runs.values(), key=lambda run: run.order):
             if run.attempt is not None:
                 continue
-            if run.state is RunState.READY:
+            if run.state is RunState.READY and run.id_bytes not in self._waiting:
                 self.waits(run)
             if run.id_bytes in self._waiting:
                 group = self._starts.setdefault((run.task.handler, run.task.queue), _Starts())

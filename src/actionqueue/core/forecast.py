@@ -15,7 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from actionqueue.core.forecast_text import lines_of
+from actionqueue.core.forecast_text import backlog_named, backlog_outcome, lines_of, overlap_outcome, shown_moment
 from actionqueue.core.ids import RunId
 
 Kind = Literal["schedule", "scheduled", "retry", "deadline", "start", "expiry", "drained", "overlap"]
@@ -166,8 +166,6 @@ def differences(without: Forecast, with_it: Forecast) -> Iterable[ForecastDiffer
 
 def _facts(forecast: Forecast) -> dict[str, str]:
     """What two forecasts are compared by, as text."""
-    from actionqueue.core.forecast_text import backlog_named, backlog_outcome, overlap_outcome, shown_moment
-
     found = {backlog_named(each): backlog_outcome(each, forecast.at, brief=True) for each in forecast.backlogs}
     found |= {f"schedule {each.schedule}": overlap_outcome(each) for each in forecast.overlaps}
     found |= {f"most at once on {each.executor}": f"{each.most} of {each.capacity}" for each in forecast.peaks}
