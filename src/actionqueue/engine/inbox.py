@@ -19,6 +19,7 @@ import msgspec
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.epochs import ConfirmClock, PruneHistory
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission, NotRunning
+from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.engine.tickets import CallTicket
 from actionqueue.engine.work import Post, Turn
@@ -40,6 +41,10 @@ SENDABLE = (
     Resume,
     ConfirmClock,
     PruneHistory,
+    PutSchedule,
+    Trigger,
+    AskBackfill,
+    Retire,
 )
 """What other processes may send; the rest is said by the engine and its executors only."""
 
@@ -214,7 +219,7 @@ class InboxReader:
                 problem = f"this release cannot read it ({error})"
             else:
                 if isinstance(command, SENDABLE):
-                    if isinstance(command, Submit):
+                    if isinstance(command, Submit | PutSchedule):
                         command.at = self._engine_instant(at)
                     self._engine.repost(Post(command, ticket, None, command_id))
                     return
