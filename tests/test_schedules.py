@@ -32,7 +32,7 @@ from actionqueue.records import ScheduleRecord
 from actionqueue.testing import Simulation
 from actionqueue.verify import verify
 from tests.process.support import PATIENCE_S, eventually
-from tests.scenarios.world import START, ManualClock, advance, manual_clock, settle
+from tests.scenarios.world import START, Gate, ManualClock, advance, manual_clock, settle
 
 SECONDS = "* * * * * *"
 TENS = "*/10 * * * * *"
@@ -435,21 +435,26 @@ def test_a_schedule_is_paused_by_its_task_and_catches_up_by_its_rules(path: Path
 
 
 def test_what_overlaps_is_left_out_and_counted(path: Path, clock: ManualClock) -> None:
-    queue = ActionQueue(path, drain_timeout="5s")
-    started: list[datetime] = []
+    queue, gate, started = ActionQueue(path, drain_timeout="5s"), Gate(), []
+
+    @queue.task(name="slow", schedule=Cron(SECONDS))
+    def slow(*, ctx: Context = CONTEXT) -> None:
+        started.append(ctx.scheduled_at)
+        gate.pass_through()
+
     with queue.running():
-        queue.pause(queue="default")
-        settle(queue)
-
-        @queue.task(name="slow", queue="slow", schedule=Cron(SECONDS))
-        def slow(*, ctx: Context = CONTEXT) -> None:
-            started.append(ctx.scheduled_at)
-
-        passing(queue, clock, 3)
-        queue.trigger("slow")
-        settle(queue)
-        assert len(started) == 4
-        assert named(queue, "slow").skipped == {}
+        advance(queue, clock, 1)
+        gate.await_entry()
+        for _ in range(3):
+            advance(queue, clock, 1)
+        found = named(queue, "slow")
+        assert (len(started), found.skipped, found.overlap) == (1, {"overlap": 3}, "skip")
+        assert found.last_skip is not None
+        assert found.last_skip.reason == "overlap"
+        gate.opened.set()
+        passing(queue, clock, 2)
+        assert started == [BEGIN + timedelta(seconds=second) for second in (1, 5, 6)]
+        assert queue.audit().implied == 4, "these, and the one ahead"
 
 
 @pytest.mark.parametrize(
@@ -576,3 +581,26 @@ def test_cron_follows_a_wall_clock_that_is_set_and_repeat_does_not(by_h: int) ->
         (cron,) = [each for each in queue.schedules() if each.name == "each_quarter"]
         assert len(cron_at) + sum(cron.skipped.values()) + 1 == cron.occurrences
         assert queue.audit().is_consistent
+
+
+@pytest.mark.parametrize("by_h", [-1, 1])
+def test_a_crash_after_the_wall_clock_was_set_doubles_nothing(by_h: int) -> None:
+    """The next engine begins at the wall clock, or at the last recorded instant if that is later."""
+    queue, seen = ActionQueue(":memory:"), []
+
+    @queue.task(name="each_minute", schedule=Cron("* * * * *", misfire="catch_up", overlap="allow"))
+    def each_minute(*, ctx: Context = CONTEXT) -> None:
+        seen.append(ctx.scheduled_at)
+
+    with Simulation(queue, starts_at=datetime(2026, 1, 1, tzinfo=UTC)) as sim:
+        sim.advance("10m")
+        sim.time.set_wall(by_h * 3_600_000_000)
+        sim.crash()
+        sim.restart()
+        sim.advance("2h")
+        sim.check()
+        ends = max(each.next_at for each in queue.schedules() if each.next_at is not None)
+        assert queue.audit().is_consistent
+    assert seen == [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=n) for n in range(1, len(seen) + 1)]
+    assert ends - seen[-1] == timedelta(minutes=1)
+    assert len(seen) == 10 + 120 + by_h * 60
