@@ -205,8 +205,7 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
     if current is not None and current.content == item.content:
         run_id = current.pending or b""
         return Accepted([], [(current.task_id, run_id, False)])
-    at = command.at if current is None else command.at and now  # one that replaces begins where the one before ends
-    submit = submission.Submit([item], at, command.by)
+    submit = submission.Submit([item], command.at, command.by)
     decision = submission.decide_submit(state, submit, now, live_runs_max)
     if isinstance(decision, ActionQueueError) or current is None:
         return decision
