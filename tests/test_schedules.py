@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_declared_while_the_engine_runs_a_schedule_begins_at_once(path: Path, cl
 def test_what_a_decorator_cannot_schedule_is_refused_there() -> None:
     queue = ActionQueue(":memory:")
 
-    with pytest.raises(InvalidSubmission, match="queue.schedule") as refused:
+    with pytest.raises(InvalidSubmission, match=r"queue\.schedule") as refused:
 
         @queue.task(schedule=Cron(TENS))
         def needs(team: str) -> None: ...
@@ -515,26 +516,29 @@ def test_the_handler_sees_the_nominal_time_whenever_it_starts() -> None:
     assert len({late for _, late in seen}) > 1
 
 
-def test_a_night_in_which_the_clock_is_changed_over_a_restart_in_it() -> None:
-    """Section 5 number 29: 02:30 in Berlin, when it does not exist and when it is there twice."""
-    for night, runs_at in (
+@pytest.mark.parametrize(
+    ("begins", "runs_at"),
+    [
         (datetime(2026, 3, 28, 12, tzinfo=UTC), "29 01:00"),
         (datetime(2026, 10, 24, 12, tzinfo=UTC), "25 00:30"),
-    ):
-        queue, seen = ActionQueue(":memory:"), []
+    ],
+)
+def test_a_night_in_which_the_clock_is_changed_with_restarts_in_it(begins: datetime, runs_at: str) -> None:
+    """Section 5 number 29: 02:30 in Berlin, when it does not exist and when it is there twice."""
+    queue, seen = ActionQueue(":memory:"), []
 
-        @queue.task(name="nightly", schedule=Cron("30 2 * * *", timezone="Europe/Berlin"))
-        def nightly(*, ctx: Context = CONTEXT) -> None:
-            seen.append(f"{ctx.scheduled_at:%d %H:%M}")
+    @queue.task(name="nightly", schedule=Cron("30 2 * * *", timezone="Europe/Berlin"))
+    def nightly(*, ctx: Context = CONTEXT) -> None:
+        seen.append(f"{ctx.scheduled_at:%d %H:%M}")
 
-        with Simulation(queue, starts_at=night) as sim:
-            for _ in range(48):  # a crash each half hour
-                sim.advance("30m")
-                sim.crash()
-                sim.restart()
-            sim.run_until_idle()
-            sim.check()
-        assert seen == [runs_at]
+    with Simulation(queue, starts_at=begins) as sim:
+        for _ in range(48):  # a crash each half hour
+            sim.advance("30m")
+            sim.crash()
+            sim.restart()
+        sim.run_until_idle()
+        sim.check()
+    assert seen == [runs_at]
 
 
 # --- the wall clock is set -----------------------------------------------------------------------------------------
@@ -542,7 +546,7 @@ def test_a_night_in_which_the_clock_is_changed_over_a_restart_in_it() -> None:
 
 @pytest.mark.parametrize("by_h", [-1, 1, 30 * 24])
 def test_cron_follows_a_wall_clock_that_is_set_and_repeat_does_not(by_h: int) -> None:
-    """SEMANTICS section 14: delays follow elapsed time, cron the wall; no time on the wall gets two runs."""
+    """Section 5 number 26: delays follow elapsed time, cron the wall; no time on the wall gets two runs."""
     queue = ActionQueue(":memory:")
     cron_at: list[datetime] = []
     repeat_at: list[float] = []
@@ -577,7 +581,7 @@ def test_cron_follows_a_wall_clock_that_is_set_and_repeat_does_not(by_h: int) ->
             assert sequence[0] == began + timedelta(hours=by_h, minutes=30), "one run for all that was jumped over"
             ends = began + timedelta(hours=by_h, minutes=31 + 210)
         assert sequence[-1] == ends - timedelta(minutes=ends.minute % 15)
-        assert {b - a for a, b in zip(sequence, sequence[1:], strict=False)} == {timedelta(minutes=15)}
+        assert {b - a for a, b in pairwise(sequence)} == {timedelta(minutes=15)}
         (cron,) = [each for each in queue.schedules() if each.name == "each_quarter"]
         assert len(cron_at) + sum(cron.skipped.values()) + 1 == cron.occurrences
         assert queue.audit().is_consistent

@@ -25,7 +25,7 @@ def nominals(queue: ActionQueue, name: str) -> list[int]:
 def test_schedules_of_an_engine_that_is_killed_lose_no_time_and_double_none(
     store: Path, tmp_path: Path, programs: Programs
 ) -> None:
-    """dispatch_invariants/03, S5-5, S5-29: each nominal time has one run or is counted as skipped, whenever the kill came."""
+    """dispatch_invariants/03, S5-5, S5-29: each nominal time has one run or is counted as skipped."""
     ledger, chance = tmp_path / "ledger", random.Random(11)
     for _ in range(KILLS):
         program = programs.start("ticking", store, ledger)
@@ -53,5 +53,3 @@ def test_schedules_of_an_engine_that_is_killed_lose_no_time_and_double_none(
     completed = {str(run.id) for run in client.iter_runs(state="completed")}
     assert completed <= done, "what is recorded as completed was done"
     assert len(completed) > 20
-
-
