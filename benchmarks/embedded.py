@@ -170,4 +170,40 @@ ROWS: tuple[Row, ...] = (
         given=lambda scale: {"runs": _scaled(scale, 300_000, 50_000)},
         goals=(Goal(name="events_per_s", title="replay of a log", unit="events/s", at_least=200_000),),
     ),
+    Row(
+        name="schedules",
+        measure="benchmarks.rows_schedules:every_minute",
+        given=lambda scale: {"schedules": 10_000},
+        limit_s=300,
+        goals=(
+            Goal(name="cpu_percent", title="10,000 schedules, each minute", unit="% of a core", smaller_is_better=True),
+            Goal(name="late_p50_ms", title="… how late they start, p50", unit="ms", smaller_is_better=True),
+            Goal(name="late_max_ms", title="… the last of them", unit="ms", smaller_is_better=True),
+        ),
+    ),
+    Row(
+        name="gap",
+        measure="benchmarks.rows_schedules:after_a_gap",
+        goals=(
+            Goal(
+                name="coalesce_ms",
+                title="every second, down for ten years: coalesce",
+                unit="ms",
+                smaller_is_better=True,
+            ),
+            Goal(name="skip_ms", title="… skip", unit="ms", smaller_is_better=True),
+            Goal(name="catch_up_ms", title="… catch_up, the last 24 h", unit="ms", smaller_is_better=True),
+        ),
+    ),
+    Row(
+        name="keys",
+        measure="benchmarks.rows_limits:keyed",
+        given=lambda scale: {"runs": _scaled(scale, 100_000, 50_000), "keys": 10_000, "pairs": 3},
+        limit_s=300,
+        goals=(
+            Goal(name="ratio", title="100,000 runs over 10,000 keys, against unkeyed", unit="×", at_least=0.6),
+            Goal(name="runs_per_s", title="… with keys", unit="/s"),
+            Goal(name="plain_per_s", title="… without", unit="/s"),
+        ),
+    ),
 )

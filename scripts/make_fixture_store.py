@@ -9,11 +9,26 @@ from __future__ import annotations
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from actionqueue import CONTEXT, ActionQueue, Context, Retry, RunFailed, TerminalFailure, __version__, fixed
+from actionqueue import (
+    CONTEXT,
+    ActionQueue,
+    Context,
+    Cron,
+    Limit,
+    Rate,
+    Repeat,
+    Retry,
+    RunFailed,
+    TerminalFailure,
+    __version__,
+    fixed,
+)
 
 F = TypeVar("F", bound=Callable[..., object])
 TARGET = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
@@ -80,8 +95,35 @@ def tell(queue: ActionQueue, target: Path) -> None:
         add.options(delay="9000d").submit(5, 6).cancel()
         queue.pause(queue="slow")
         add.options(queue="slow", priority=7).submit(7, 8)
+        add.options(schedule=Repeat(2, every="10ms")).submit(11, 12)
+        while queue.stats().runs["scheduled"] > 1:
+            time.sleep(0.01)
         queue.run_until_idle(timeout=30)
+        _schedules_and_limits(queue)
         queue.backup(target)
+
+
+def _schedules_and_limits(queue: ActionQueue) -> None:
+    """A named schedule far ahead, one that is over, a run that holds its key while it backs off, a rate in use."""
+    add = queue.handlers["add"]
+    queue.schedule("yearly", add.bind(9, 10), Cron("0 0 1 1 *", starts_at=datetime(2050, 1, 1, tzinfo=UTC)))
+
+    @queue.task(
+        name="held",
+        limits=[Limit("account:{account}", capacity=2)],
+        rate=[Rate("mail", count=1, per="100d")],
+        hold=["retry_wait"],
+        retry=Retry(max_attempts=2, backoff=fixed("300d")),
+    )
+    @neutral
+    def held(account: int) -> None:
+        raise ValueError("not yet")
+
+    run_id = held.submit(7).run_id
+    deadline = time.monotonic() + 30
+    while queue.get_run(run_id).state != "retry_wait" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    held.submit(8)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ ENGINE = "tests/engine"
 STORE = "tests/store"
 WORLD = "tests/scenarios"
 LIMITS = "tests/core/test_limits.py"
+SCHEDULES = "tests/core/test_schedules.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,105 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if lane.bound is not None and not lane.bound.free:",
         "if False:",
         LIMITS,
+    ),
+    # --- schedules: occurrences, misfire, overlap, names
+    _of(
+        "the next occurrence never derived",
+        "core/upcoming.py",
+        "    schedule.pending = None\n    looked_at(state, schedule)\n",
+        "    schedule.pending = None\n",
+        SCHEDULES,
+    ),
+    _of(
+        "skipped occurrences not accounted for",
+        "core/schedules.py",
+        "    schedule.index += event.count\n",
+        "",
+        SCHEDULES,
+    ),
+    _of(
+        "the window of catching up ignored",
+        "core/occurrences.py",
+        "if window_us is None or schedule.cursor >= wall - window_us:",
+        "if True:",
+        SCHEDULES,
+    ),
+    _of(
+        "late occurrences run though they are to be skipped",
+        "core/occurrences.py",
+        'if rule.misfire == "skip":',
+        'if rule.misfire == "skipped":',
+        SCHEDULES,
+    ),
+    _of(
+        "overlap never looked at",
+        "core/occurrences.py",
+        'if rule.overlap == "allow" or not (earlier := earlier_runs(run)):',
+        "if rule.overlap or not (earlier := earlier_runs(run)):",
+        SCHEDULES,
+    ),
+    _of(
+        "a queue of occurrences without an end",
+        "core/occurrences.py",
+        "if len(schedule.waiting) >= QUEUED_MAX:",
+        "if False:",
+        SCHEDULES,
+    ),
+    _of(
+        "a handler's absence piles occurrences up",
+        "core/occurrences.py",
+        "if run.task.lane.executor is None and _waits_for_handler(run):",
+        "if False:",
+        SCHEDULES,
+    ),
+    _of(
+        "all that was missed derived at once",
+        "core/occurrences.py",
+        "is_full = task.open_count >= CATCH_UP_RUNS_MAX",
+        "is_full = False",
+        SCHEDULES,
+    ),
+    _of(
+        "a schedule begun again at each start",
+        "core/schedules.py",
+        "if standing is not None and (standing.content == item.content or standing.handler != item.handler):",
+        "if standing is not None and standing.handler != item.handler:",
+        SCHEDULES,
+    ),
+    _of(
+        "a schedule that is declared no more goes on",
+        "core/schedules.py",
+        'if current.origin == "code" and current.handler in handlers and current.name not in declared',
+        "if False",
+        SCHEDULES,
+    ),
+    _of(
+        "an occurrence that waits its turn forgotten at a restart",
+        "core/loading.py",
+        "        let_come(state, schedule)\n",
+        "        schedule.waiting.clear()\n",
+        CORE,
+    ),
+    _of(
+        "cron does not follow the wall clock",
+        "core/upcoming.py",
+        "        state.places.enter_timer(run, max(0, run.until - change))\n",
+        "        state.places.enter_timer(run, run.until)\n",
+        CORE,
+    ),
+    _of(
+        "a finished schedule forgets its name",
+        "core/upcoming.py",
+        "    if not schedule.is_named:\n",
+        "    if True:\n",
+        SCHEDULES,
+    ),
+    _of(
+        "jitter without an end",
+        "core/submission.py",
+        ' "big") >> 8 * JITTER_BYTES)',
+        ' "big") >> 7 * JITTER_BYTES)',
+        SCHEDULES,
     ),
     # --- submissions and controls
     _of(
@@ -470,5 +570,62 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if len(body) > a.runnable.result_bytes_max:",
         "if False:",
         "tests/executors",
+    ),
+    # --- explain
+    _of(
+        "a run behind others told to wait for them",
+        "core/why.py",
+        "    if isinstance(blocker, Slots):\n        return _taken(blocker)\n",
+        "    if isinstance(blocker, Slots) and not ahead_of(places, run):\n        return _taken(blocker)\n",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "a pause explained after the handler",
+        "core/why.py",
+        "    if pause is not None:\n",
+        "    if pause is not None and lane.executor is not None:\n",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "what is due under the engine's pause said not to be due",
+        "core/why.py",
+        "case Where.TIMER if run.until > now:",
+        "case Where.TIMER:",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "one end said to make room where several must",
+        "core/reasons.py",
+        "max(1, taken - capacity + 1)",
+        "1",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "one earlier occurrence said to be enough",
+        "core/reasons.py",
+        "return RunsEnd(previous, live)",
+        "return RunsEnd(previous, 1)",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "a run explained again and again",
+        "core/explain.py",
+        " and id.bytes not in told:",
+        ":",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "a token promised an interval too late",
+        "core/why.py",
+        "shown_datetime(slots.next_at)",
+        "shown_datetime(slots.meter.tat)",
+        "tests/core/test_explain.py",
+    ),
+    _of(
+        "a store without an engine explained as if one ran",
+        "explaining.py",
+        "return None if run is None else without_engine(state, explain(state, run, now))",
+        "return None if run is None else explain(state, run, now)",
+        "tests/test_explain.py",
     ),
 )

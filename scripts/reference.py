@@ -39,8 +39,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Limits": ("Limit", "Rate"),
     "Records": (
         "RunRecord", "AttemptRecord", "ErrorRecord", "TaskRecord", "StateChange", "Progress", "Page", "Stats",
-        "SlotsRecord", "EngineRecord", "Refusal", "PruneSummary", "VerifyReport", "Problem",
-        "AuditReport", "TaskAudit",
+        "SlotsRecord", "EngineRecord", "Explanation", "LimitRecord", "ScheduleRecord", "SkipRecord", "Refusal",
+        "PruneSummary", "VerifyReport", "Problem", "AuditReport", "TaskAudit",
     ),
     "The low-level form": ("TaskSpec", "Once", "TaskConstraints", "TaskMetadata", "Repeat", "Cron"),
     "Ids": ("TaskId", "RunId", "AttemptId"),
@@ -54,8 +54,10 @@ PARTS_OF_THEIR_OWN: dict[str, frozenset[str]] = {
         "declare exchange_session failure_hooks forget_waiter leave_to_parent line line_session memory newest_state "
         "open_session refuse_on_loop runs_of_task sent session settings submission_of_many submission_of_one".split()
     ),
-    "Task": frozenset("check_importable declaration declared problems runnable submission".split()),
-    "Call": frozenset(("submission",)),
+    "Task": frozenset(
+        "check_importable declaration declared declared_schedule problems runnable scheduled submission".split()
+    ),
+    "Call": frozenset(("scheduled", "submission")),
     "TaskHandle": frozenset(("blocks_loop",)),
 }
 """Members that the package's own parts need of each other: they may change, and users have no use for them."""

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from actionqueue import ActionQueue, RunState, public
+from actionqueue import ActionQueue, RunState, public, reasons
 from actionqueue.core import errors
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.settings import SLOTS_MAX
@@ -277,8 +277,8 @@ def test_every_error_is_told_with_its_code_and_no_other() -> None:
 
 
 def test_errors_named_anywhere_exist() -> None:
-    """A word in code that ends as our errors do is one, or one of Python's."""
-    known = {kind.__name__ for kind in reference.error_classes()} | set(dir(builtins))
+    """A word in code that begins as our errors do is one, or one of Python's, or a reason why a run is not running."""
+    known = {kind.__name__ for kind in reference.error_classes()} | set(dir(builtins)) | set(reasons.__all__)
     for path in documents():
         for word in words_in_code(path.read_text(encoding="utf-8")):
             if re.fullmatch(r"(?:Store|Invalid|Unknown|Not|No|Idempotency|Already|Attempt|Commit)[A-Z]\w+", word):

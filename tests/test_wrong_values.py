@@ -41,6 +41,11 @@ def work(n: int = 1) -> int:
     return n
 
 
+def needs_one(n: int) -> int:
+    """What nobody can call without arguments."""
+    return n
+
+
 def spec(**fields: Any) -> TaskSpec:
     return TaskSpec(handler="work", **fields)
 
@@ -64,7 +69,7 @@ DECLARING: dict[str, Wrong] = {
     "tags, many": lambda queue: queue.task(tags=[str(n) for n in range(21)])(work),
     "result_bytes_max": lambda queue: queue.task(result_bytes_max=-1)(work),
     "schedule": lambda queue: queue.task(schedule="hourly")(work),
-    "schedule, required arguments": lambda queue: queue.task(schedule=Repeat(3, "1s"))(work),
+    "schedule, required arguments": lambda queue: queue.task(schedule=Repeat(3, "1s"))(needs_one),
     "function, none": lambda queue: queue.task(3),
     "function, a class": lambda queue: queue.task(int),
     "function, a partial": lambda queue: queue.task(functools.partial(work, 1)),
@@ -127,7 +132,7 @@ SUBMITTING: dict[str, Wrong] = {
     "spec, description": lambda queue: queue.submit(spec(metadata=TaskMetadata(description=3))),  # type: ignore[arg-type]
     "spec, content type": lambda queue: queue.submit(spec(content_type=3)),
     "spec, policy": lambda queue: queue.submit(spec(policy=Once(at_us=1, delay_us=1))),
-    "spec, a schedule": lambda queue: queue.submit(spec(policy=Repeat(3, "1s"))),
+    "spec, no policy": lambda queue: queue.submit(spec(policy="hourly")),
 }
 
 OPERATING: dict[str, Wrong] = {

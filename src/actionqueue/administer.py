@@ -17,13 +17,13 @@ from actionqueue.core.errors import InvalidSubmission, NotRunning, UnknownRun, U
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import instant_us, parse_duration_us
 from actionqueue.core.state import COMPLETED, Declaration
+from actionqueue.explaining import ExplainingOperating
 from actionqueue.filters import check_limit
 from actionqueue.line import work_inline
 from actionqueue.operate import RunKey, TaskKey, run_id_of, task_id_of
 from actionqueue.operations import Operation, Script, awaiting, awaiting_script, blocking, blocking_script
 from actionqueue.reading import read_declarations, read_refusals
 from actionqueue.records import EngineRecord, Page, Refusal
-from actionqueue.scheduling import SchedulingOperating
 from actionqueue.store.inbox import count_waiting
 from actionqueue.store.lock import read_holder
 from actionqueue.store.port import Reader
@@ -44,7 +44,7 @@ class PruneSummary(Struct, frozen=True, kw_only=True):
     commits: int
 
 
-class Administering(SchedulingOperating):
+class Administering(ExplainingOperating):
     """The part of ``ActionQueue`` that looks after its store."""
 
     memory: MemoryStore | None = None

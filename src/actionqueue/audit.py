@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.ids import TaskId
 from actionqueue.core.instants import to_datetime
-from actionqueue.core.rows import Row, ScheduleBody
+from actionqueue.core.rows import ENDED_ENTRIES, Row, ScheduleBody
 from actionqueue.core.rules import CronRule, timetable
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, FIRST_TERMINAL
 from actionqueue.store.port import Reader
@@ -121,7 +121,7 @@ def _schedules(entries: Iterator[Row]) -> dict[bytes, ScheduleBody]:
     """What is recorded of schedules, by task id."""
     found: dict[bytes, ScheduleBody] = {}
     for kind, _, body, *_ in entries:
-        if kind in ("schedule", "schedule_ended"):
+        if kind in ("schedule", ENDED_ENTRIES):
             schedule = msgpack.decode(body, type=ScheduleBody)
             found[schedule.task_id] = schedule
     return found

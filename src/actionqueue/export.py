@@ -2,7 +2,7 @@
 
 ::
 
-    {"actionqueue_export": 1, "from_seq": 1, "redacted": false, "release": "0.1.0"}
+    {"actionqueue_export": 1, "from_seq": 1, "redacted": false, "release": "0.2.0"}
     {"first_seq": 1, "last_seq": 2, "at": "2026-11-24T09:00:00.000000Z", "epoch": 1, "events": [
         {"event": "EngineOpened", "at": "2026-11-24T09:00:00.000000Z", "number": 1, …},
         {"event": "TaskSubmitted", "task_id": "019ab…", "handler": "send_invoice", …}]}

@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actionqueue.core.errors import ManyRuns, RunCanceled, RunFailed
+from actionqueue.core.explain import Explanation
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.state import COMPLETED, FAILED
 from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended
 from actionqueue.executors.port import current_attempt
-from actionqueue.operations import Operation, awaiting, blocking
+from actionqueue.operations import Operation, Script, awaiting, awaiting_script, blocking, blocking_script
 from actionqueue.records import RunRecord
 
 if TYPE_CHECKING:
@@ -101,11 +102,20 @@ class TaskHandle(Generic[R_co]):
         Raises the refusal of a submission that was refused later, ``ManyRuns`` when the task has several runs that are
         not retries of one another.
         """
+        self._refuse_schedule("state of its own")
         return self._queue.newest_state(self._task_id)
 
     def _op_runs(self) -> Operation[list[RunRecord]]:
         """Its runs, oldest first, each with its attempts; none while it is undecided."""
         return self._queue.runs_of_task(self._task_id)
+
+    def _script_explain(self) -> Script[Explanation]:
+        """Why it is not running, as ``queue.explain`` tells of its newest live run; of a schedule, of the next occurrence.
+
+        Raises the refusal of a submission that was refused later.
+        """
+        self._learn()
+        return self._queue._script_explain(self._task_id)  # noqa: SLF001 - one operation, under two names
 
     def _op_cancel(self) -> Operation[int]:
         """Cancel it: what waits is canceled now, what runs is asked to stop. Returns how many runs that concerned.
@@ -129,11 +139,7 @@ class TaskHandle(Generic[R_co]):
                 "result() inside a handler would hold its slot while it waits; submit the follow-up from the awaited "
                 "task, or return and be called again"
             )
-        if self._is_scheduled:
-            raise ManyRuns(
-                "a schedule has many runs, each with a result of its own: ask runs(), and get_result(run_id)",
-                task_id=self.id,
-            )
+        self._refuse_schedule("result of its own")
         timeout_s = None if timeout is None else parse_duration_us(timeout, field="timeout") / 1e6
         queue, task_id = self._queue, self._task_id
 
@@ -147,6 +153,10 @@ class TaskHandle(Generic[R_co]):
         return Operation(
             send, self._unwrap, timeout_s=timeout_s, late=late, poll=queue.check_engine_present, poll_s=1.0
         )
+
+    def _refuse_schedule(self, what: str) -> None:
+        if self._is_scheduled:
+            raise ManyRuns(f"a schedule has many runs, each with a {what}: ask runs()", task_id=self.id)
 
     def _unwrap(self, ended: Ended) -> R_co:
         self._learn()
@@ -176,6 +186,8 @@ class TaskHandle(Generic[R_co]):
     astate = awaiting(_op_state)
     runs = blocking(_op_runs)
     aruns = awaiting(_op_runs)
+    explain = blocking_script(_script_explain)
+    aexplain = awaiting_script(_script_explain)
     cancel = blocking(_op_cancel)
     acancel = awaiting(_op_cancel)
     result = blocking(_op_result)

@@ -64,12 +64,14 @@ from actionqueue.core.errors import (
     UsedAfterFork,
     WaitInHandler,
 )
+from actionqueue.core.explain import Explanation
 from actionqueue.core.ids import AttemptId, RunId, TaskId
 from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
 from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
 from actionqueue.core.timetables import Cron, Repeat
+from actionqueue.core.usage import LimitRecord
 from actionqueue.core.version import __version__
 from actionqueue.executors.endings import TerminalFailure
 from actionqueue.handle import TaskHandle
@@ -82,6 +84,8 @@ from actionqueue.records import (
     Progress,
     Refusal,
     RunRecord,
+    ScheduleRecord,
+    SkipRecord,
     SlotsRecord,
     Stats,
     TaskRecord,
@@ -116,6 +120,7 @@ __all__ = [
     "EngineRecord",
     "EpochLost",
     "ErrorRecord",
+    "Explanation",
     "IdempotencyConflict",
     "IdleSummary",
     "InvalidArguments",
@@ -127,6 +132,7 @@ __all__ = [
     "InvalidTransition",
     "Limit",
     "LimitExceeded",
+    "LimitRecord",
     "ManyRuns",
     "NetworkFileSystem",
     "NoActiveAttempt",
@@ -160,6 +166,8 @@ __all__ = [
     "RunInstanceError",
     "RunRecord",
     "RunState",
+    "ScheduleRecord",
+    "SkipRecord",
     "SlotsRecord",
     "Snooze",
     "StaleReport",

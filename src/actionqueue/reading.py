@@ -9,7 +9,7 @@ from msgspec import Struct, msgpack
 from actionqueue.core.errors import UnknownRun
 from actionqueue.core.ids import RunId
 from actionqueue.core.instants import to_datetime
-from actionqueue.core.rows import Facts, ScheduleBody, Standing
+from actionqueue.core.rows import ENDED_ENTRIES, Facts, ScheduleBody, Standing
 from actionqueue.core.run import RunState
 from actionqueue.core.state import READY, STATES, Declaration
 from actionqueue.records import (
@@ -58,7 +58,7 @@ def read_schedules(reader: Reader, *, ended: bool) -> list[ScheduleRecord]:
     """Schedules: those with a name, by it, then the others, oldest first."""
     found = [msgpack.decode(row[2], type=ScheduleBody) for row in reader.entries("schedule")]
     if ended:
-        found += [msgpack.decode(row[2], type=ScheduleBody) for row in reader.entries("schedule_ended")]
+        found += [msgpack.decode(row[2], type=ScheduleBody) for row in reader.entries(ENDED_ENTRIES)]
     tasks = reader.tasks_by_id([each.task_id for each in found])
     stored = reader.facts()
     pauses = msgpack.decode(stored["standing"], type=Standing).pauses if "standing" in stored else []

@@ -19,7 +19,7 @@ from actionqueue.client_line import ClientLine
 from actionqueue.core.errors import ActionQueueError, NoEngine, NotRunning, StoreHeld
 from actionqueue.core.ids import IdSource, RunId
 from actionqueue.core.rows import Row
-from actionqueue.engine.tickets import ThreadTicket
+from actionqueue.engine.tickets import CallTicket, ThreadTicket
 from actionqueue.executors import locators, logs
 from actionqueue.line import EngineLine, Line, answer_inline
 from actionqueue.records import run_record
@@ -149,7 +149,7 @@ class Session:
 
         settings = self._queue.settings
         if self._queue.handlers:
-            engine.post(declaring(self._queue.handlers.values()))
+            engine.post(declaring(self._queue.handlers.values()), CallTicket(_tell_retired))
         self._housekeeping = Housekeeping(engine, settings.retention_us, settings.log_retention_us)
         engine.on_served = self._housekeeping.serve
         self._housekeeping.start()
@@ -215,7 +215,7 @@ class Session:
             task.check_importable()
             declared = task.declared
             engine.register(task.runnable, declared.executor, declared.terms, declared.concurrency)
-            engine.post(declaring([task]))
+            engine.post(declaring([task]), CallTicket(_tell_retired))
 
     def read_inbox(self, timeout_s: float) -> bool:
         """Have the engine take everything that waits in the inbox; False when that took too long."""
@@ -327,6 +327,15 @@ class Session:
             self._hooks.put(None)
             self._hooks_thread.join(HOOKS_END_S)
         self._inbox_reader = self._housekeeping = self._hooks = None
+
+
+def _tell_retired(ended: Any) -> None:
+    """Schedules that decorators declare otherwise now, or no more."""
+    for name, reason in ended if isinstance(ended, list) else ():
+        if reason == "undeclared":
+            logger.warning("schedule %s is retired: its handler is registered without it", name)
+        else:
+            logger.info("schedule %s is declared otherwise: what comes from now on follows the new rule", name)
 
 
 def _client_line(queue: ActionQueue) -> ClientLine | None:

@@ -41,7 +41,7 @@ from actionqueue.core.check import check, fingerprint
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.epochs import Close
 from actionqueue.core.errors import ActionQueueError
-from actionqueue.core.ids import IdSource
+from actionqueue.core.ids import IdSource, RunId
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.lanes import Slots
 from actionqueue.core.loading import load
@@ -356,6 +356,10 @@ class Story:
     def id(self, name: str) -> bytes:
         """The run called ``name``."""
         return self.names[name][1]
+
+    def run_id(self, name: str) -> RunId:
+        """The same, as users see it."""
+        return RunId(bytes=self.id(name))
 
     def task_id(self, name: str) -> bytes:
         """The task of the run called ``name``."""

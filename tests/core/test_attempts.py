@@ -653,7 +653,7 @@ def test_runs_live_in_two_crashes_in_a_row_are_started_one_at_a_time() -> None:
         expect c ready place=quarantine
         """
     )
-    assert story.reason("b") == TakesItsTurn(story.id("a"))
+    assert story.reason("b") == TakesItsTurn(story.run_id("a"))
     story.play("""
         reprioritize c 3
         finish a completed

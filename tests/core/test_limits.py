@@ -16,6 +16,7 @@ from actionqueue.core import families as families_module
 from actionqueue.core.control import Pause, Resume
 from actionqueue.core.errors import AlreadyTerminal, InvalidSubmission, UnknownTask
 from actionqueue.core.ids import fresh_id_bytes
+from actionqueue.core.instants import to_datetime
 from actionqueue.core.limits import Limits
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.places import Places
@@ -43,7 +44,7 @@ def at_key(story: Story, key: str) -> set[str]:
 def test_a_key_of_capacity_one_lets_one_run_at_a_time() -> None:
     """concurrency_key/01, concurrency_key/03, concurrency_key/05: in the order in which they became ready."""
     story = play("submit a b c limits=k\nexpect b ready waits=KeyHeld")
-    assert story.reason("b") == KeyHeld("k", 1, (story.id("a"),))
+    assert story.reason("b") == KeyHeld("k", 1, 1, (story.run_id("a"),))
     story.play("""
         finish a completed
         expect b running
@@ -246,7 +247,7 @@ def test_several_keys_are_taken_together_or_not_at_all() -> None:
         expect b ready waits=KeyHeld
     """)
     assert at_key(story, "x") == set()
-    assert story.reason("b") == KeyHeld("y", 1, (story.id("c"),))
+    assert story.reason("b") == KeyHeld("y", 1, 1, (story.run_id("c"),))
     story.play(
         "submit d limits=x\nexpect d running\nfinish c completed\nexpect b ready\nfinish d completed\nexpect b running"
     )
@@ -370,7 +371,7 @@ def test_aging_can_be_switched_on_and_off_while_runs_wait() -> None:
 def test_a_rate_lets_a_burst_start_and_then_one_each_interval() -> None:
     story = play("submit a b c d e rates=r:2/10s/3")
     story.play("started a b c\nexpect d ready waits=RateLimited")
-    assert story.reason("d") == RateLimited("r", 2, 10 * SECOND, START + 5 * SECOND)
+    assert story.reason("d") == RateLimited("r", 2, 10 * SECOND, 3, to_datetime(START + 5 * SECOND))
     story.play("tick 4s\nstarted\ntick 1s\nstarted d\ntick 5s\nstarted e")
 
 
@@ -464,7 +465,7 @@ def test_never_more_than_the_burst_and_one_an_interval_start_in_any_window(
 
 def test_the_concurrency_of_a_handler_holds_across_queues() -> None:
     story = play("handler g concurrency=2\nsubmit a b handler=g\nsubmit c handler=g queue=mail\nsubmit d")
-    assert story.reason("c") == NoFreeSlot("handler", "g", 2, (story.id("a"), story.id("b")))
+    assert story.reason("c") == NoFreeSlot("handler", "g", 2, 2, (story.run_id("a"), story.run_id("b")))
     story.play("expect d running\nfinish a failed\nexpect c running\ntick 10s\nexpect a ready waits=NoFreeSlot")
 
 
@@ -503,7 +504,7 @@ def test_a_paused_task_starts_nothing_and_its_neighbours_do() -> None:
         tick 5s
         expect c scheduled waits=Paused place=held
     """)
-    assert story.reason("a") == PausedReason("task", story.task_id("a").hex(), START, "me")
+    assert story.reason("a") == PausedReason("task", story.task_id("a").hex(), to_datetime(START), "me")
     story.play("resume task a\nresume task c\nexpect a running\nexpect c running")
     assert story.state.places.paused_tasks == {}
 

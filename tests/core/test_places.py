@@ -16,6 +16,7 @@ from actionqueue.core import ready as ready_module
 from actionqueue.core import timers as timers_module
 from actionqueue.core import waking as waking_module
 from actionqueue.core.control import Pause, Resume
+from actionqueue.core.instants import to_datetime
 from actionqueue.core.places import Places
 from actionqueue.core.ready import ReadyRuns
 from actionqueue.core.reasons import (
@@ -604,20 +605,20 @@ def test_each_place_says_what_a_run_waits_for() -> None:
         pause queue paused by=me
         submit paused queue=paused
     """)
-    assert story.reason("running") == InProgress(story.attempt("running").id, START)
-    assert story.reason("line1") == NoFreeSlot("executor", "main", 1, (story.id("running"),))
-    assert story.reason("later") == NotYetDue(START + 5 * SECOND, backing_off=False)
+    assert story.reason("running") == InProgress(1, to_datetime(START), "main")
+    assert story.reason("line1") == NoFreeSlot("executor", "main", 1, 1, (story.run_id("running"),))
+    assert story.reason("later") == NotYetDue(to_datetime(START + 5 * SECOND), backing_off=False)
     assert story.reason("nobody") == HandlerMissing("missing")
-    assert story.reason("slot") == NoFreeSlot("queue", "full", 0, ())
-    assert story.reason("paused") == PausedReason("queue", "paused", START, "me")
+    assert story.reason("slot") == NoFreeSlot("queue", "full", 0, 0, ())
+    assert story.reason("paused") == PausedReason("queue", "paused", to_datetime(START), "me")
     assert story.state.places.blocked_count(story.state.counts[1]) == 5
 
     story.play("finish running failed\npause engine by=you")
-    assert story.reason("running") == NotYetDue(START + 10 * SECOND, backing_off=True)
-    assert story.reason("line2") == PausedReason("engine", "", START, "you")
-    assert story.reason("later") == NotYetDue(START + 5 * SECOND, backing_off=False)
+    assert story.reason("running") == NotYetDue(to_datetime(START + 10 * SECOND), backing_off=True)
+    assert story.reason("line2") == PausedReason("engine", "", to_datetime(START), "you")
+    assert story.reason("later") == NotYetDue(to_datetime(START + 5 * SECOND), backing_off=False)
     story.play("tick 5s")
-    assert story.reason("later") == PausedReason("engine", "", START, "you")
+    assert story.reason("later") == PausedReason("engine", "", to_datetime(START), "you")
     assert story.state.places.blocked_count(story.state.counts[1]) == 4, "line1 runs; later is not ready"
     story.play("finish line1 completed")
     assert story.reason("line1") is None
@@ -637,7 +638,7 @@ def test_a_run_in_an_open_lane_says_how_many_are_ahead() -> None:
 def test_the_reasons_of_what_is_set_aside_and_of_what_does_not_fit() -> None:
     story = play("submit a b\ncrash\nrestart\ntick 10s\ncrash\nrestart\ntick 10s\nsubmit c\nfinish c misfit")
 
-    assert story.reason("b") == TakesItsTurn(story.id("a"))
+    assert story.reason("b") == TakesItsTurn(story.run_id("a"))
     assert story.reason("c") == ArgumentsMisfit("h")
     assert story.state.places.blocked_count(story.state.counts[1]) == 2
 

@@ -375,7 +375,10 @@ def test_occurrences_queue_behind_the_one_before() -> None:
     assert (len(story.started), len(waiting)) == (1, 2)
     reason = story.state.places.reason(max(waiting, key=lambda run: run.order), story.now)
     assert isinstance(reason, PreviousLive)
-    assert set(reason.previous) == {story.started[0], min(waiting, key=lambda run: run.order).id_bytes}
+    assert {each.bytes for each in reason.previous} == {
+        story.started[0],
+        min(waiting, key=lambda run: run.order).id_bytes,
+    }
 
     for n in (2, 3):
         finish_all(story)

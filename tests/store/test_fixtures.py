@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from actionqueue import ActionQueue
+
+MORE: dict[str, dict[str, int]] = {"store-0.2.0": {"scheduled": 1, "ready": 1, "retry_wait": 1, "completed": 2}}
+"""What a release's fixture has beside what all have: schedules and limits since 0.2.0 (their handler is not there)."""
 
 FIXTURES = sorted((Path(__file__).resolve().parent.parent / "fixtures").glob("store-*.db"))
 
@@ -34,10 +39,13 @@ def test_a_released_store_opens_paused_as_a_backup_does_verifies_and_goes_on(fix
         queue.resume(queue="slow")
         again = add.options(idempotency_key="one-and-two").submit(1, 2)
         assert (again.created, again.result(timeout=30)) == (False, 3)
-        queue.run_until_idle(timeout=30)
+        deadline = time.monotonic() + 30
+        while queue.runs(queue="slow", state="ready") and time.monotonic() < deadline:
+            time.sleep(0.01)  # not run_until_idle: one of the runs backs off for a year
         after = {state: count for state, count in queue.stats().runs.items() if count}
 
-    assert before == {"scheduled": 1, "ready": 1, "completed": 3, "failed": 2, "canceled": 1}
-    assert after == {"scheduled": 1, "completed": 4, "failed": 2, "canceled": 1}
+    more = Counter(MORE.get(fixture.stem, {}))
+    assert before == Counter({"scheduled": 1, "ready": 1, "completed": 3, "failed": 2, "canceled": 1}) + more
+    assert after == Counter({"scheduled": 1, "completed": 4, "failed": 2, "canceled": 1}) + more
     report = queue.verify()
     assert report.ok, report

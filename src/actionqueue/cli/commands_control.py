@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from actionqueue.cli.opening import control, filters_of, find_id, instant, note_queued, open_store
-from actionqueue.cli.render import counted, plain, print_json, short_id
+from actionqueue.cli.render import counted, print_json, short_id
 from actionqueue.cli.running import DONE, Misuse
 from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.plain import plain
 from actionqueue.store_client import StoreClient
 
 Outcome = dict[str, Any]

@@ -9,8 +9,9 @@ from pathlib import Path
 from actionqueue.administer import restore as restore_store
 from actionqueue.cli.opening import open_store, store_path
 from actionqueue.cli.progress import Progress
-from actionqueue.cli.render import plain, print_json, size
+from actionqueue.cli.render import print_json, size
 from actionqueue.cli.running import DONE, FAILED
+from actionqueue.core.plain import plain
 
 
 def verify(options: Namespace) -> int:

@@ -9,9 +9,10 @@ from datetime import datetime
 
 from actionqueue.audit import TaskAudit
 from actionqueue.cli.opening import existing_path, instant, open_store
-from actionqueue.cli.render import Column, cut, plain, print_json, short_id
+from actionqueue.cli.render import Column, cut, print_json, short_id
 from actionqueue.cli.running import DONE, FAILED
 from actionqueue.core.instants import instant_us
+from actionqueue.core.plain import plain
 from actionqueue.export import export_store
 
 _COLUMNS = (

@@ -17,7 +17,6 @@ from actionqueue.cli.render import (
     counted,
     fields,
     moment,
-    plain,
     print_json,
     short_id,
     size,
@@ -25,6 +24,7 @@ from actionqueue.cli.render import (
     table,
 )
 from actionqueue.cli.running import DONE, note
+from actionqueue.core.plain import plain
 from actionqueue.records import Page, Refusal, RunRecord, Stats, TaskRecord
 from actionqueue.store_client import StoreClient
 

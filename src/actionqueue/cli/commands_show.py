@@ -14,7 +14,6 @@ from actionqueue.cli.render import (
     columns_of_terminal,
     fields,
     moment,
-    plain,
     preview,
     print_json,
     span,
@@ -24,6 +23,8 @@ from actionqueue.cli.render import (
 from actionqueue.cli.running import DONE
 from actionqueue.core.errors import UnknownRun, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.plain import plain
+from actionqueue.core.reasons import NotYetDue
 from actionqueue.records import AttemptRecord, Page, RunRecord, TaskRecord
 from actionqueue.store_client import StoreClient
 
@@ -54,7 +55,7 @@ def _show_run(client: StoreClient, id: RunId, now: datetime, *, as_json: bool) -
         )  # fmt: skip
         return
     width = columns_of_terminal()
-    print(fields(_run_fields(run, task, payload, result, now), width))
+    print(fields(_run_fields(run, task, payload, result, now, _why_not(client, run)), width))
     if run.attempts:
         print(f"\nattempts\n{_attempts_table(run, now, width)}")
     columns = [Column("  WHEN"), Column("STATE"), Column("REASON", flexible=True)]
@@ -67,7 +68,7 @@ def _show_run(client: StoreClient, id: RunId, now: datetime, *, as_json: bool) -
 
 
 def _run_fields(
-    run: RunRecord, task: TaskRecord, payload: bytes | None, result: bytes | None, now: datetime
+    run: RunRecord, task: TaskRecord, payload: bytes | None, result: bytes | None, now: datetime, why: str | None
 ) -> list[tuple[str, str | None]]:
     queue = "" if run.queue == "default" else f" in queue {run.queue}"
     tries = f"{run.attempt_count} ({run.failure_count} failures of at most {task.max_attempts}, {run.lost_count} lost)"
@@ -80,6 +81,7 @@ def _run_fields(
         ("handler", f"{run.handler}{queue}"),
         ("state", state + (", asked to stop" if run.cancel_requested and run.state == "running" else "")),
         ("waits", None if waits is None else f"until {moment(waits)} ({'due' if waits <= now else ago(waits, now)})"),
+        ("why", why),
         ("progress", None if run.progress is None else progress_of(run)),
         ("attempts", tries),
         ("priority", str(run.priority) if run.priority else None),
@@ -93,6 +95,16 @@ def _run_fields(
         ("arguments", preview(payload)),
         ("result", preview(result) if run.state == "completed" else None),
     ]  # fmt: skip
+
+
+def _why_not(client: StoreClient, run: RunRecord) -> str | None:
+    """What holds a live run back, as far as an engine tells; the past has none to ask."""
+    if run.finished_at is not None or run.state == "running" or _bodies(client) is not client:
+        return None
+    if client.engine_holder() is None:
+        return "no engine runs on this store"  # the rest would cost reading all live runs: actionqueue explain tells
+    found = client.explain(run.id)
+    return None if isinstance(found.reason, NotYetDue) else found.headline  # that is told already
 
 
 def _attempts_table(run: RunRecord, now: datetime, width: int | None) -> str:

@@ -137,6 +137,19 @@ def _reading(commands: Commands) -> None:
     )
     show.add_argument("id", metavar="ID", help="of a run or a task")
     _past(show)
+    explain = _command(
+        commands, "explain", "commands_why:explain", "say why a run is not running, and what would release it"
+    )
+    explain.add_argument("id", metavar="ID", help="of a run, or of a task: its newest live run")
+    limits = _command(
+        commands,
+        "limits",
+        "commands_why:limits",
+        "list what bounds how much runs at once, what is waited for most first",
+    )
+    limits.add_argument("--kind", choices=("key", "rate", "queue", "handler", "executor"), help="only of this kind")
+    limits.add_argument("--name", help="only of this name")
+    limits.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many, 1 to 1000 (default: 100)")
     _command(commands, "stats", "commands_read:stats", "count runs by state, and say who the engine is")
     top = _command(commands, "top", "top:top", "watch the queue live")
     top.add_argument("--once", action="store_true", help="print one frame and end")
@@ -163,6 +176,17 @@ def _controlling(commands: Commands) -> None:
         scope.add_argument("--task", metavar="ID", help="only this task")
         if name == "resume":
             scope.add_argument("--clock", action="store_true", help="vouch for the clock after it was set")
+    schedules = _command(
+        commands, "schedules", "commands_why:schedules", "list schedules, or have one run now, fill a range, or end"
+    )
+    schedules.add_argument(
+        "action", nargs="?", choices=("trigger", "backfill", "retire"), metavar="ACTION",
+        help="trigger (run it now), backfill (a run for each time in a range), retire (end it); none: list them",
+    )  # fmt: skip
+    schedules.add_argument("name", nargs="?", metavar="NAME", help="of the schedule; or its task's id")
+    schedules.add_argument("--ended", action="store_true", help="list those that are over, too")
+    schedules.add_argument("--since", metavar="INSTANT", help="the range to backfill: from this instant on; or an age")
+    schedules.add_argument("--until", metavar="INSTANT", help="and before this one; or an age")
     prune = _command(
         commands, "prune", "commands_control:prune", "delete what finished long ago, and the log's beginning"
     )

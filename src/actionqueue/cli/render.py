@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from actionqueue.core.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, timedelta_us
+from actionqueue.core.plain import plain
 
 ID_DIGITS = 8
 FLEXIBLE_WIDTH_MIN = 8
@@ -24,17 +25,6 @@ GAP = "  "
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Records as plain values: ids as text, instants as RFC 3339 in UTC."""
-    return msgspec.to_builtins(value, enc_hook=_plain_id)
-
-
-def _plain_id(value: Any) -> Any:
-    if isinstance(value, UUID):
-        return str(value)
-    raise NotImplementedError(type(value).__name__)
 
 
 def print_json(value: Any) -> None:

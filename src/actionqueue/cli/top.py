@@ -11,8 +11,9 @@ from typing import Any
 from actionqueue.cli.commands_read import slots_of
 from actionqueue.cli.live import redraw, repeat
 from actionqueue.cli.opening import open_store
-from actionqueue.cli.render import Column, ago, columns_of_terminal, counted, cut, plain, print_json, table
+from actionqueue.cli.render import Column, ago, columns_of_terminal, counted, cut, print_json, table
 from actionqueue.cli.running import DONE
+from actionqueue.core.plain import plain
 from actionqueue.records import RunRecord, Stats
 from actionqueue.store_client import StoreClient
 

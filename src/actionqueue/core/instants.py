@@ -240,6 +240,11 @@ def to_datetime(us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=us)
 
 
+def shown_datetime(us: int) -> datetime:
+    """The same for whatever is recorded: what is past the year 9999 is shown as its end."""
+    return to_datetime(min(us, SUBMIT_INSTANT_MAX))
+
+
 def format_instant(us: int) -> str:
     """RFC 3339 text in UTC, always with six decimals, so that the texts sort like the instants.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from actionqueue.core import attempts, control, epochs, occurrences, schedules, submission
+from actionqueue.core import attempts, control, epochs, explain, occurrences, schedules, submission, usage
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.reasons import Where
 from actionqueue.core.state import NO_EXTRA, Accepted, Run, State
@@ -66,6 +66,8 @@ Command = (
     | epochs.Touch
     | epochs.ConfirmClock
     | epochs.PruneHistory
+    | explain.Explain
+    | usage.ListLimits
 )
 
 APPLY: dict[type, Callable[[State, Any], None]] = {
@@ -114,6 +116,8 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     epochs.Touch: epochs.decide_touch,
     epochs.ConfirmClock: epochs.decide_touch,
     epochs.PruneHistory: epochs.decide_touch,
+    explain.Explain: explain.decide_explain,
+    usage.ListLimits: usage.decide_limits,
 }
 """The commands that need nothing but the state."""
 

@@ -1,13 +1,20 @@
-"""The kinds of place a live run can be in, and typed answers to why it is not running: what explain renders.
+"""The kinds of place a live run can be in, and typed answers to why it is not running, with what would release each.
 
-Knows: the words. Must not know: who is where, and why; ``core/places.py`` does, and its guards make the answers.
+Knows: the words. Must not know: who is where, and why; the guards in ``core/places.py`` do, and ``core/why.py`` makes the
+answers of theirs. They are public, so ids and instants are in the forms that users see. ``release_of`` is the one place
+where a reason is given its release; ``core/sentences.py`` says both in words.
 """
 
 from __future__ import annotations
 
 import enum
+import re
+from datetime import datetime
+from typing import assert_never
 
 from msgspec import Struct
+
+from actionqueue.core.ids import RunId
 
 
 class Where(enum.Enum):
@@ -23,84 +30,128 @@ class Where(enum.Enum):
     OVERLAP = 7
 
 
-class NotYetDue(Struct, frozen=True, tag=True):
-    """Scheduled, or backing off, until an instant."""
+def snake(name: str) -> str:
+    """The tag of a class in JSON.
 
-    until: int
+    >>> snake("KeyHeld")
+    'key_held'
+    """
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------
+
+
+class NotYetDue(Struct, frozen=True, tag=snake):
+    """Scheduled, or (``backing_off``) waiting to be tried again, until an instant."""
+
+    until: datetime
     backing_off: bool
 
 
-class Paused(Struct, frozen=True, tag=True):
-    """Under a pause; released by resuming the same scope."""
+class Paused(Struct, frozen=True, tag=snake):
+    """Under a pause of ``scope`` (engine, queue, handler or task) since ``at``, set by ``by``."""
 
     scope: str
     name: str
-    at: int
+    at: datetime
     by: str
 
 
-class HandlerMissing(Struct, frozen=True, tag=True):
+class HandlerMissing(Struct, frozen=True, tag=snake):
     """No handler of this name is registered with the engine."""
 
     handler: str
 
 
-class ArgumentsMisfit(Struct, frozen=True, tag=True):
-    """The stored arguments do not fit the registered handler; released by registering one they fit."""
+class ArgumentsMisfit(Struct, frozen=True, tag=snake):
+    """The stored arguments do not fit the registered handler."""
 
     handler: str
 
 
-class NoFreeSlot(Struct, frozen=True, tag=True):
-    """The slots of a queue, an executor or a handler are all taken, by these runs."""
+class NoFreeSlot(Struct, frozen=True, tag=snake):
+    """The slots of a ``kind`` (queue, executor or handler) are taken: ``taken`` of ``capacity``, by these runs first."""
 
     kind: str
     name: str
     capacity: int
-    holders: tuple[bytes, ...]
+    taken: int
+    holders: tuple[RunId, ...]
 
 
-class KeyHeld(Struct, frozen=True, tag=True):
-    """As many runs as it may have hold a key; released when one of these ends, or goes to a state it is not held over."""
+class KeyHeld(Struct, frozen=True, tag=snake):
+    """As many runs as may hold a key do: ``taken`` of ``capacity``, these first."""
 
     key: str
     capacity: int
-    holders: tuple[bytes, ...]
+    taken: int
+    holders: tuple[RunId, ...]
 
 
-class RateLimited(Struct, frozen=True, tag=True):
-    """A rate has no token left until an instant: ``count`` in ``per_us`` microseconds."""
+class RateLimited(Struct, frozen=True, tag=snake):
+    """A rate of ``count`` in ``per_us`` microseconds, ``burst`` at once, has no token left until an instant."""
 
     key: str
     count: int
     per_us: int
-    until: int
+    burst: int
+    until: datetime
 
 
-class TakesItsTurn(Struct, frozen=True, tag=True):
-    """Was live in two crashes in a row; starts when the one before it has ended."""
+class TakesItsTurn(Struct, frozen=True, tag=snake):
+    """Was live in two crashes in a row: such runs are started one at a time, and ``holder`` is running now."""
 
-    holder: bytes | None
+    holder: RunId | None
 
 
-class AheadInLine(Struct, frozen=True, tag=True):
-    """Nothing blocks it; ``ahead`` runs of its lane go first."""
+class AheadInLine(Struct, frozen=True, tag=snake):
+    """Nothing holds it back; ``ahead`` runs of its line go first."""
 
     ahead: int
 
 
-class PreviousLive(Struct, frozen=True, tag=True):
-    """An occurrence of a schedule that is due, and waits for the ones before it to end."""
+class PreviousLive(Struct, frozen=True, tag=snake):
+    """An occurrence of a schedule that is due, and waits for the ``live`` ones before it, these first."""
 
-    previous: tuple[bytes, ...]
+    previous: tuple[RunId, ...]
+    live: int
     overlap: str
 
 
-class InProgress(Struct, frozen=True, tag=True):
-    """An attempt is running since ``since``."""
+class InProgress(Struct, frozen=True, tag=snake):
+    """Attempt number ``attempt`` has been running since ``since``, on ``executor`` (None: of a process that is gone)."""
 
-    attempt_id: bytes
-    since: int
+    attempt: int
+    since: datetime
+    executor: str | None
+    progress: tuple[int, int | None, str] | None = None
+
+
+class Ended(Struct, frozen=True, tag=snake):
+    """It has ended in ``state``, because of ``how``; ``retried_as`` is the run that was asked for in its place."""
+
+    state: str
+    how: str
+    at: datetime
+    error: str | None = None
+    retried_as: RunId | None = None
+
+
+class NotDecided(Struct, frozen=True, tag=snake):
+    """The submission is in the inbox since ``since``, and no engine has read it."""
+
+    since: datetime
+    has_engine: bool
+
+
+class NoEngineRuns(Struct, frozen=True, tag=snake):
+    """No engine runs on the store. The last one ended at ``at``, or (``crashed``) was last heard of then."""
+
+    at: datetime
+    crashed: bool
+    pid: int
+    host: str
 
 
 Reason = (
@@ -115,4 +166,144 @@ Reason = (
     | AheadInLine
     | PreviousLive
     | InProgress
+    | Ended
+    | NotDecided
+    | NoEngineRuns
 )
+
+
+# --- releases ---------------------------------------------------------------------------------------------------
+
+
+class AtInstant(Struct, frozen=True, tag=snake):
+    """Time passes until ``at``."""
+
+    at: datetime
+
+
+class ResumeScope(Struct, frozen=True, tag=snake):
+    """The pause of that scope is lifted."""
+
+    scope: str
+    name: str
+
+
+class RegisterHandler(Struct, frozen=True, tag=snake):
+    """A handler of that name is registered; ``fitting``: one that the stored arguments fit."""
+
+    handler: str
+    fitting: bool
+
+
+class RunsEnd(Struct, frozen=True, tag=snake):
+    """``count`` of these runs end; a key is given back, too, in a state over which it is not held."""
+
+    runs: tuple[RunId, ...]
+    count: int
+
+
+class MoreSlots(Struct, frozen=True, tag=snake):
+    """The capacity of a ``kind`` is raised: it is 0."""
+
+    kind: str
+    name: str
+
+
+class ItsTurn(Struct, frozen=True, tag=snake):
+    """The engine comes to it; nothing needs to be done."""
+
+
+class StartEngine(Struct, frozen=True, tag=snake):
+    """An engine is started on the store."""
+
+
+class AskRetry(Struct, frozen=True, tag=snake):
+    """Nothing releases what has ended; a retry makes a new run in its place."""
+
+
+Release = AtInstant | ResumeScope | RegisterHandler | RunsEnd | MoreSlots | ItsTurn | StartEngine | AskRetry
+
+
+def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for each reason
+    """What would release it; None where there is nothing to release (it runs, or is done)."""
+    match reason:
+        case NotYetDue(until) | RateLimited(until=until):
+            return AtInstant(until)
+        case Paused(scope, name):
+            return ResumeScope(scope, name)
+        case HandlerMissing(handler):
+            return RegisterHandler(handler, fitting=False)
+        case ArgumentsMisfit(handler):
+            return RegisterHandler(handler, fitting=True)
+        case NoFreeSlot(kind, name, 0):
+            return MoreSlots(kind, name)
+        case NoFreeSlot(capacity=capacity, taken=taken, holders=holders) | KeyHeld(_, capacity, taken, holders):
+            return RunsEnd(holders, max(1, taken - capacity + 1))
+        case TakesItsTurn(holder):
+            return ItsTurn() if holder is None else RunsEnd((holder,), 1)
+        case PreviousLive(previous, live):
+            return RunsEnd(previous, live)
+        case AheadInLine() | NotDecided(has_engine=True):
+            return ItsTurn()
+        case NoEngineRuns() | NotDecided():
+            return StartEngine()
+        case Ended(state="failed" | "canceled", retried_as=None):
+            return AskRetry()
+        case Ended() | InProgress():
+            return None
+        case _:
+            assert_never(reason)
+
+
+# --- what else there is to know ---------------------------------------------------------------------------------
+
+
+class Expires(Struct, frozen=True, tag=snake):
+    """It is canceled when it has not started by then."""
+
+    at: datetime
+
+
+class HoldsKeys(Struct, frozen=True, tag=snake):
+    """It holds these keys while it waits."""
+
+    keys: tuple[str, ...]
+
+
+class AfterFailure(Struct, frozen=True, tag=snake):
+    """Its latest attempt ended so; ``failures`` of at most ``max_attempts`` count."""
+
+    attempt: int
+    outcome: str
+    error: str | None
+    failures: int
+    max_attempts: int
+
+
+class AskedToStop(Struct, frozen=True, tag=snake):
+    """It is running, and was asked to stop (``how``: cancel or kill)."""
+
+    at: datetime
+    by: str
+    how: str
+
+
+class PastTimeout(Struct, frozen=True, tag=snake):
+    """It is running past its timeout, and being stopped."""
+
+    since: datetime
+
+
+class OfSchedule(Struct, frozen=True, tag=snake):
+    """It is an occurrence of a schedule. ``skipped`` counts, by reason, those that did not happen."""
+
+    name: str
+    rule: str
+    overlap: str
+    next_at: datetime | None
+    skipped: dict[str, int]
+    last_skip_at: datetime | None
+    retired_at: datetime | None
+
+
+Note = Expires | HoldsKeys | AfterFailure | AskedToStop | PastTimeout | OfSchedule

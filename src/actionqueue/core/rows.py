@@ -60,6 +60,8 @@ ATTEMPT_COLUMNS = (
 )  # fmt: skip
 TAG_COLUMNS = ("tag", "run_id")
 ENTRY_COLUMNS = ("kind", "key", "body", "crc")
+ENDED_ENTRIES = "schedule_ended"
+"""The kind of entries that tell of schedules that are over; they go when their tasks are pruned."""
 
 _pack = msgpack.Encoder().encode
 
@@ -323,7 +325,7 @@ def project(state: State) -> Projection:
         key, body = task_id.hex(), _pack(schedule_body(schedule))
         state.dirty_entries["schedule", key] = body if stands else None
         if not stands:
-            state.dirty_entries["schedule_ended", key] = body
+            state.dirty_entries[ENDED_ENTRIES, key] = body
     state.dirty_schedules.clear()
     state.places.limits.forget_passed(state.last_at, state.dirty_entries)
     entries = [(kind, key, body) for (kind, key), body in state.dirty_entries.items()]

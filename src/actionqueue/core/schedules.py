@@ -15,6 +15,7 @@ what comes after to the new one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -32,6 +33,9 @@ from actionqueue.core.run import RunState
 from actionqueue.core.spec import Submission, text_problem
 from actionqueue.core.state import Accepted, Backfill, Lineage, Schedule, Skip, State
 from actionqueue.core.upcoming import OVERLAP, earlier_runs, forget, is_behind, looked_at, note_left, retire
+
+NEXT_KEPT_MAX = 16_384
+"""Next occurrences that are kept, of rules at instants."""
 
 BACKFILL_RUNS_MAX = 1_000_000
 """Runs that one backfill may ask for."""
@@ -174,10 +178,23 @@ def next_of(schedule: Schedule, after: int, left: int | None) -> int | None:
     """The occurrence after the instant ``after``, when ``left`` may still come (None: any number)."""
     if left is not None and left <= 0:
         return None
-    nominal = timetable_of(schedule).next_after(after)
+    rule = schedule.rule
+    if isinstance(rule, CronRule) and after >= schedule.base:
+        nominal = _next_of_cron(rule, after)
+    else:
+        nominal = timetable_of(schedule).next_after(after)
     if nominal is None or (schedule.retired_at is not None and nominal > schedule.retired_at):
         return None
     return None if nominal > SUBMIT_INSTANT_MAX else nominal
+
+
+@lru_cache(maxsize=NEXT_KEPT_MAX)
+def _next_of_cron(rule: CronRule, after: int) -> int | None:
+    """The occurrence after an instant that is not before the schedule's beginning, which then makes no difference.
+
+    Kept, because schedules share rules, and because whether there is a next one is asked before it is needed.
+    """
+    return timetable(rule, after).next_after(after)
 
 
 def is_last(schedule: Schedule, nominal: int, counted: int) -> bool:
@@ -195,6 +212,11 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
     problem = text_problem(item.schedule_name)
     if problem is not None or item.rule is None:
         return InvalidSubmission(f"schedule: its name is {problem}", problems={"name": problem or "without a rule"})
+    if item.key is not None or item.task_id_given or item.schedule_origin != "call":
+        return InvalidSubmission(
+            "schedule: it is known by its name; leave key and task id out",
+            problems={"name": "given with a key or an id"},
+        )
     current = state.schedule_names.get(item.schedule_name)
     if current is not None and (current.handler != item.handler or current.origin == "code"):
         return Conflict(
@@ -206,7 +228,7 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
         run_id = current.pending or b""
         return Accepted([], [(current.task_id, run_id, False)])
     submit = submission.Submit([item], command.at, command.by)
-    decision = submission.decide_submit(state, submit, now, live_runs_max)
+    decision = submission.decide_submit(state, submit, now, live_runs_max, may_name=True)
     if isinstance(decision, ActionQueueError) or current is None:
         return decision
     return Accepted([retired(state, current, now, "replaced", command.by), *decision.events], decision.reply)
@@ -215,7 +237,8 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
 def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_max: int) -> Accepted | ActionQueueError:
     """What decorators say: declarations that have changed, and schedules that are new, replaced or declared no more.
 
-    A schedule that cannot be submitted now (too many runs are live) is left for the next start.
+    A schedule that cannot be submitted now (too many runs are live) is left for the next start. The reply names those that
+    are retired, with the reason.
     """
     known = state.declarations
     changed = [each for each in command.declarations if known.get(each.handler) != each]
@@ -231,13 +254,14 @@ def decide_declare(state: State, command: epochs.Declare, now: int, live_runs_ma
         standing = state.schedule_names.get(item.schedule_name)
         if standing is not None and (standing.content == item.content or standing.handler != item.handler):
             continue
-        decision = submission.decide_submit(state, submission.Submit([item]), now, live_runs_max)
+        decision = submission.decide_submit(state, submission.Submit([item]), now, live_runs_max, may_name=True)
         if isinstance(decision, ActionQueueError):
             continue
         if standing is not None:
             events.append(retired(state, standing, now, "replaced", ""))
         events += decision.events
-    return Accepted(events)
+    ended = [(state.schedules[each.task_id].name, each.reason) for each in events if type(each) is ScheduleRetired]
+    return Accepted(events, ended)
 
 
 def retired(state: State, schedule: Schedule, now: int, reason: str, by: str) -> ScheduleRetired:

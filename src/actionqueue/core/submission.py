@@ -173,9 +173,16 @@ class RetryRun(Struct, array_like=True, tag="retry_run"):
 # --- decide -----------------------------------------------------------------------------------------------------
 
 
-def decide_submit(state: State, command: Submit, now: int, live_runs_max: int) -> Accepted | ActionQueueError:
-    """Events for every new task; the reply lists (task id, run id, created) in the order of the items."""
+def decide_submit(
+    state: State, command: Submit, now: int, live_runs_max: int, *, may_name: bool = False
+) -> Accepted | ActionQueueError:
+    """Events for every new task; the reply lists (task id, run id, created) in the order of the items.
+
+    Only who knows what stands under a name (``may_name``) may submit a schedule with one.
+    """
     items = command.items
+    if not may_name and any(item.schedule_name or item.schedule_origin for item in items):
+        return InvalidSubmission("name: a schedule gets its name by queue.schedule", problems={"name": "not here"})
     if command.at and (problems := _foreign_problems(state, items)):
         return InvalidSubmission(f"the submission is not valid: {problems}", problems=problems)
     events: list[object] = []

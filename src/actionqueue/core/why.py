@@ -1,9 +1,17 @@
-"""Why a run is not running, as a typed reason: asked of the same guards that hold it back."""
+"""Why a run is not running, as a typed reason: asked of the same guards that hold it back.
+
+The first blocker is named, in the guards' order: a pause, a missing handler, slots of the queue, of the executor, of the
+handler, keys, rates, a run on trial, those ahead in line. A run behind others names what blocks its line.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from actionqueue.core.ids import RunId
+from actionqueue.core.instants import shown_datetime
 from actionqueue.core.lanes import Bucket, Lane, Slots
 from actionqueue.core.reasons import (
     AheadInLine,
@@ -28,6 +36,11 @@ if TYPE_CHECKING:
     from actionqueue.core.places import Places
     from actionqueue.core.state import Run
 
+HOLDERS_LISTED_MAX = 20
+"""Runs that a reason or a limit names of those that hold something."""
+AHEAD_COUNTED_MAX = 10_000
+"""Runs of a line that are looked at to count those ahead of another one."""
+
 
 def reason_of(places: Places, run: Run, now: int) -> Reason | None:
     """What ``run`` waits for at ``now``; None for a run that has ended."""
@@ -36,43 +49,77 @@ def reason_of(places: Places, run: Run, now: int) -> Reason | None:
         case Where.NOWHERE:
             return None
         case Where.RUNNING:
-            assert run.attempt is not None
-            return InProgress(run.attempt.id, run.attempt.started_at)
+            return _in_progress(places, run)
         case Where.MISFIT:
             return ArgumentsMisfit(run.task.lane.handler)
         case Where.QUARANTINE:
-            return TakesItsTurn(next(iter(places.on_trial), None))
+            return _after_trial(places)
         case Where.OVERLAP:
             return _previous(run)
-        case Where.TIMER if places.engine_pause is None or run.until > now:
-            return NotYetDue(run.until, run.state is RunState.RETRY_WAIT)
+        case Where.TIMER if run.until > now:
+            return NotYetDue(shown_datetime(run.until), run.state is RunState.RETRY_WAIT)
         case _:
             return _blocked(places, run, places.lane_of(run))
+
+
+def ahead_of(places: Places, run: Run) -> int:
+    """How many runs of its line go before ``run``, which is due; counted up to ``AHEAD_COUNTED_MAX``."""
+    ready = places.lane_of(run).ready
+    if run.where is not Where.LANE:
+        return min(ready.count, AHEAD_COUNTED_MAX)
+    key = key_of(run)
+    return sum(1 for other in islice(ready, AHEAD_COUNTED_MAX) if key_of(other) < key)
+
+
+def executor_of(places: Places, run: Run) -> str | None:
+    """The executor whose slot ``run`` has; its handler may be registered with another one by now."""
+    run_id = run.id_bytes
+    return next((slots.name for slots in places.executors.values() if run_id in slots.running), None)
+
+
+def listed(runs: Iterable[bytes]) -> tuple[RunId, ...]:
+    """The first of them, as people see them."""
+    return tuple(RunId(bytes=id) for id in islice(runs, HOLDERS_LISTED_MAX))
 
 
 def _blocked(places: Places, run: Run, lane: Lane) -> Reason:
     pause = places.engine_pause or lane.pause
     if pause is not None:
-        return Paused(pause.scope, pause.name, pause.at, pause.by)
+        return Paused(pause.scope, pause.name, shown_datetime(pause.at), pause.by)
     blocker = places.guard(lane)
     if isinstance(blocker, Slots):
         return _taken(blocker)
     if blocker == "handler":
         return HandlerMissing(lane.handler)
-    key = key_of(run)
-    return AheadInLine(sum(1 for other in lane.ready if key_of(other) < key))
+    if run.lost_streak >= 2 and places.on_trial:
+        return _after_trial(places)
+    return AheadInLine(ahead_of(places, run))
 
 
 def _taken(slots: Slots) -> Reason:
     if isinstance(slots, Bucket):
-        return RateLimited(slots.name, slots.need.count, slots.need.per_us, slots.next_at)
-    holders = tuple(slots.running)
+        need = slots.need
+        return RateLimited(slots.name, need.count, need.per_us, need.burst, shown_datetime(slots.next_at))
+    holders: Collection[bytes] = slots.running
     if slots.kind == "key":
-        return KeyHeld(slots.name, slots.capacity or 0, holders)
-    return NoFreeSlot(slots.kind, slots.name, slots.capacity or 0, holders)
+        return KeyHeld(slots.name, slots.capacity or 0, len(holders), listed(holders))
+    return NoFreeSlot(slots.kind, slots.name, slots.capacity or 0, len(holders), listed(holders))
+
+
+def _after_trial(places: Places) -> TakesItsTurn:
+    holder = next(iter(places.on_trial), None)
+    return TakesItsTurn(None if holder is None else RunId(bytes=holder))
 
 
 def _previous(run: Run) -> PreviousLive:
     schedule = run.task.extra.schedule
     assert schedule is not None
-    return PreviousLive(tuple(other.id_bytes for other in earlier_runs(run)), schedule.rule.overlap)
+    earlier = earlier_runs(run)
+    return PreviousLive(listed(other.id_bytes for other in earlier), len(earlier), schedule.rule.overlap)
+
+
+def _in_progress(places: Places, run: Run) -> InProgress:
+    attempt = run.attempt
+    assert attempt is not None
+    since = shown_datetime(attempt.started_at)
+    return InProgress(attempt.number, since, executor_of(places, run), attempt.progress)

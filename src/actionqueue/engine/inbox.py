@@ -19,8 +19,10 @@ import msgspec
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.epochs import ConfirmClock, PruneHistory
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission, NotRunning
+from actionqueue.core.explain import Explain
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
 from actionqueue.core.submission import RetryRun, Submit
+from actionqueue.core.usage import ListLimits
 from actionqueue.engine.tickets import CallTicket
 from actionqueue.engine.work import Post, Turn
 from actionqueue.store.codec import decode_command
@@ -39,12 +41,14 @@ SENDABLE = (
     Reprioritize,
     Pause,
     Resume,
-    ConfirmClock,
-    PruneHistory,
     PutSchedule,
     Trigger,
     AskBackfill,
     Retire,
+    ConfirmClock,
+    PruneHistory,
+    Explain,
+    ListLimits,
 )
 """What other processes may send; the rest is said by the engine and its executors only."""
 

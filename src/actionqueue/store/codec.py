@@ -16,6 +16,7 @@ from actionqueue.core.equipment import Equipment
 from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreTooNew, error_kinds
 from actionqueue.core.ids import AttemptId, Id, RunId, TaskId
 from actionqueue.core.machine import Command, Event
+from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.submission import Submit
 
 EVENTS_VERSION = 1
@@ -72,7 +73,7 @@ def decode_command(body: bytes) -> Command:
 def summary_of(command: Command) -> dict[str, Any]:
     """What a command is about, for a list of those that were refused: plain values, few bytes."""
     about: dict[str, Any] = {"command": command.__struct_config__.tag}
-    if isinstance(command, Submit) and command.items:
+    if isinstance(command, Submit | PutSchedule) and command.items:
         first = command.items[0]
         about |= {"count": len(command.items), "handler": first.handler, "task_id": str(TaskId(bytes=first.task_id))}
     for name, kind in (("run_id", RunId), ("task_id", TaskId)):

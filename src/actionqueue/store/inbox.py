@@ -322,13 +322,23 @@ class Inbox:
 
 def count_waiting(store_path: Path) -> int:
     """How many commands wait in a store's inbox; opens it to read, and makes none."""
+    count: int = sum(row[0] for row in _look(store_path, "SELECT count(*) FROM inbox", ()))
+    return count
+
+
+def waiting_about(store_path: Path, id: bytes) -> list[tuple[int, bytes]]:
+    """(at, body) of the commands in a store's inbox that hold this id, oldest first; opens it to read, and makes none."""
+    found = _look(store_path, "SELECT at, body, crc FROM inbox WHERE instr(body, ?) > 0 ORDER BY id", (id,))
+    return [(at, body) for at, body, crc in found if crc32(body) == crc]
+
+
+def _look(store_path: Path, sql: str, values: tuple[bytes, ...]) -> list[Any]:
     path = inbox_path(store_path)
     if not path.exists():
-        return 0
+        return []
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
-            count: int = connection.execute("SELECT count(*) FROM inbox").fetchone()[0]
-            return count
+            return connection.execute(sql, values).fetchall()
     except sqlite3.Error as error:
         raise StoreUnavailable(f"the inbox {path} cannot be read: {error}", path=str(path), cause=str(error)) from error
 

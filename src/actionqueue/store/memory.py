@@ -27,6 +27,7 @@ from actionqueue.core.errors import (
     StoreUnavailable,
 )
 from actionqueue.core.rows import (
+    ENDED_ENTRIES,
     Projection,
     Row,
     latest_attempt_row,
@@ -108,7 +109,7 @@ class MemoryStore:
                 dict(tables.facts),
                 [stored_task(row) for row in tables.tasks.values() if row[12] is None],
                 [stored_run(row) for row in tables.runs.values() if row[14] is None],
-                [(*names, body) for names, body in sorted(tables.entries.items())],
+                [(*names, body) for names, body in sorted(tables.entries.items()) if names[0] != ENDED_ENTRIES],
             )
 
     def commit(self, batch: Batch) -> None:
@@ -243,6 +244,7 @@ def _delete_task(tables: _Tables, task_id: bytes) -> None:
         tables.attempts.pop(run_id, None)
         tables.blobs.pop(run_id, None)
     tables.tags = {pair for pair in tables.tags if pair[1] not in runs}
+    tables.entries.pop((ENDED_ENTRIES, task_id.hex()), None)
     tables.blobs.pop(task_id, None)
     tables.tasks.pop(task_id, None)
 

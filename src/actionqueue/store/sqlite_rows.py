@@ -12,6 +12,7 @@ from itertools import chain
 
 from actionqueue.core.rows import (
     ATTEMPT_COLUMNS,
+    ENDED_ENTRIES,
     ENTRY_COLUMNS,
     STORED_RUN_COLUMNS,
     STORED_TASK_COLUMNS,
@@ -122,11 +123,17 @@ def all_facts(connection: sqlite3.Connection) -> dict[str, bytes]:
 
 
 def all_entries(connection: sqlite3.Connection, kind: str | None = None) -> list[Row]:
-    """(kind, key, body) of what capabilities keep, checked; all of it, or of one kind. None in a store of format 1."""
+    """(kind, key, body) of what capabilities keep, checked: all that is live, or of one kind. A store of format 1 has none.
+
+    ``ENDED_ENTRIES`` is history: it is kept with its tasks, and is nothing to open with.
+    """
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone():
         return []
-    where, values = ("", ()) if kind is None else (" WHERE kind = ?", (kind,))
-    rows = connection.execute(f"SELECT kind, key, body, crc FROM entries{where} ORDER BY kind, key", values).fetchall()
+    wanted = ("kind < ?", "kind > ?") if kind is None else ("kind = ?",)  # ranges: what has ended may be much
+    rows: list[Row] = []
+    for condition in wanted:
+        query = f"SELECT kind, key, body, crc FROM entries WHERE {condition} ORDER BY kind, key"
+        rows += connection.execute(query, (kind or ENDED_ENTRIES,)).fetchall()
     for row in rows:
         check_row(row, "entries")
     return [row[:3] for row in rows]

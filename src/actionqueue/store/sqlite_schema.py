@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from importlib.resources import files
 
-from actionqueue.core.rows import Row, sealed
+from actionqueue.core.rows import ENDED_ENTRIES, Row, sealed
 from actionqueue.store.filesystem import APPLICATION_ID, FORMAT_VERSION
 from actionqueue.store.port import Batch
 from actionqueue.store.sqlite_rows import groups_of, insert, set_meta
@@ -67,7 +67,7 @@ def _write_entries(connection: sqlite3.Connection, entries: Sequence[Row]) -> No
 
 
 def _delete_tasks(connection: sqlite3.Connection, task_ids: Sequence[bytes]) -> None:
-    """Everything of these tasks: runs, attempts, tags, payloads and results."""
+    """Everything of these tasks: runs, attempts, tags, payloads and results, and what is kept of ended schedules."""
     for marks, tasks in groups_of(task_ids):
         rows = connection.execute(f"SELECT id FROM runs INDEXED BY runs_task WHERE task_id IN {marks}", tasks)
         for run_marks, runs in groups_of([row[0] for row in rows.fetchall()]):
@@ -75,5 +75,7 @@ def _delete_tasks(connection: sqlite3.Connection, task_ids: Sequence[bytes]) -> 
             connection.execute(f"DELETE FROM run_tags WHERE run_id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM blobs WHERE id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM runs WHERE id IN {run_marks}", runs)
+        keys = [task_id.hex() for task_id in tasks]
+        connection.execute(f"DELETE FROM entries WHERE kind = ? AND key IN {marks}", [ENDED_ENTRIES, *keys])
         connection.execute(f"DELETE FROM blobs WHERE id IN {marks}", tasks)
         connection.execute(f"DELETE FROM tasks WHERE id IN {marks}", tasks)

@@ -13,12 +13,14 @@ from msgspec.structs import replace
 
 from actionqueue.core import control, epochs
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.explain import Explain
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.retry import Delays, Exponential
 from actionqueue.core.spec import NO_OPTIONS, PRIORITY_MAX, Submission, TaskOptions, check_count, validate
 from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
+from actionqueue.core.usage import ListLimits
 from actionqueue.store.codec import digest
 from actionqueue.testing import callers, planning
 from actionqueue.testing.behaviour import HANDLERS, SECOND_US
@@ -265,10 +267,15 @@ def await_task(world: World, chance: Random) -> None:
 
 
 def read(world: World, chance: Random) -> None:
-    """Someone looks at a run that they were told of."""
+    """Someone looks at a run that they were told of, and asks why it is where it is, or what is limited."""
     known = sorted(world.witness.acknowledged)
     if known:
         callers.read(world, known[chance.randrange(len(known))])
+    run_id = a_run(world, chance)
+    if run_id is not None and chance.random() < 0.7:
+        callers.send(world, Explain(run_id), chance)
+    else:
+        callers.send(world, ListLimits(), chance)
 
 
 def declare(world: World, chance: Random) -> None:

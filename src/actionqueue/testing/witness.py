@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from actionqueue.core import control
 from actionqueue.core.errors import ActionQueueError, CommitUnknown, EpochLost, NotRunning
+from actionqueue.core.explain import Explain, Explanation
+from actionqueue.core.plain import parsed
 from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import FIRST_TERMINAL
@@ -93,6 +95,8 @@ class Witness:
             self._retried(command)
         elif type(command) is control.CancelRun:
             self._canceled(command, is_news=reply)
+        elif type(command) is Explain and reply is not None:
+            self._explained(command, parsed(reply, Explanation))
 
     def _refused(self, command: Any, error: ActionQueueError) -> None:
         if isinstance(error, CommitUnknown | EpochLost | NotRunning):
@@ -142,6 +146,13 @@ class Witness:
         stopped = run is not None and (run.state == "canceled" or run.is_canceled)
         if not stopped and is_news:
             self.problems.append(f"canceling {command.run_id.hex()} was acknowledged and is not durable")
+
+    def _explained(self, command: Explain, explanation: Explanation) -> None:
+        """It can be read, and is about a run that is durable."""
+        if command.id != explanation.run_id.bytes or not str(explanation):
+            self.problems.append(f"{command.id.hex()} was asked about, {explanation.run_id} explained")
+        if explanation.run_id.bytes not in self._ledger.runs:
+            self.problems.append(f"run {explanation.run_id} was explained, and is not durable")
 
     # --- the inbox -------------------------------------------------------------------------------------------------
 
