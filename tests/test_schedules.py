@@ -222,7 +222,7 @@ def test_a_schedule_can_be_submitted_and_its_handle_is_of_many_runs(path: Path, 
     with program.start().running() as queue:
         job = queue.handlers["report"].options(schedule=Repeat(3, every="10s")).submit("eu")
         assert job.created is True
-        with pytest.raises(ManyRuns, match="get_result"):
+        with pytest.raises(ManyRuns, match="many runs"):
             job.result()
         passing(queue, clock, 25)
         with pytest.raises(ManyRuns):
