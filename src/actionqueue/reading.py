@@ -107,6 +107,8 @@ def stats_of(reader: Reader) -> Stats:
         as_of=to_datetime(facts.last_at),
         oldest_ready_at=None if oldest is None else to_datetime(oldest[11]),
         slots=tuple(SlotsRecord(kind=kind, name=name, taken=taken, capacity=most) for kind, name, taken, most in slots),
+        schedules=sum(1 for _ in reader.entries("schedule")),
+        occurrences_skipped=facts.occurrences_skipped,
     )
 
 

@@ -176,6 +176,10 @@ class Stats(Struct, frozen=True, kw_only=True):
     oldest_ready_at: datetime | None = None
     """Since when the oldest of the ready runs has been waiting."""
     slots: tuple[SlotsRecord, ...] = ()
+    schedules: int = 0
+    """How many schedules there are: those that ``schedules()`` lists."""
+    occurrences_skipped: int = 0
+    """Times that schedules named and at which nothing ran, since the store was made; ``schedules()`` says whose and why."""
 
 
 class SkipRecord(Struct, frozen=True, kw_only=True):

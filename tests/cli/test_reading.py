@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actionqueue import ActionQueue, RunId, TaskId
+from actionqueue import ActionQueue, Cron, Repeat, RunId, TaskId
 from actionqueue.store.inbox import Inbox
 from tests.cli.conftest import Call, Gate
 from tests.process.support import eventually
@@ -304,6 +304,21 @@ def test_stats_beside_an_engine(engine: ActionQueue, cli: Call) -> None:
     text = cli("stats").out
     assert "1 of them blocked" in text
     assert "queue mail 0/2" in text
+
+
+def test_stats_tell_of_schedules_and_of_what_they_skipped(queue: ActionQueue, cli: Call) -> None:
+    send = queue.handlers["send"]
+    with queue.running():
+        assert not [line for line in cli("stats").lines if line.startswith("schedules")]
+        queue.schedule("hourly", send.bind("ann"), Cron("0 * * * *"))
+        assert "schedules  1" in cli("stats").lines
+        long_ago = datetime.now(UTC) - timedelta(days=1)
+        queue.schedule("late", send.bind("bob"), Repeat(5, every="1s", first_at=long_ago, misfire="coalesce"))
+        eventually(lambda: queue.stats().occurrences_skipped == 4, "one run stands for all")
+
+    assert "schedules  2, 4 occurrences skipped" in cli("stats").lines
+    plain = cli("stats", "--json").json
+    assert (plain["schedules"], plain["occurrences_skipped"]) == (2, 4)
 
 
 def test_stats_tell_how_many_commands_wait(resting: ActionQueue, cli: Call) -> None:

@@ -301,7 +301,7 @@ def test_the_waiters_of_a_key_come_first_ready_first_served_across_queues_and_ha
 
 
 def test_a_key_that_becomes_free_goes_past_a_waiter_that_something_else_blocks() -> None:
-    """The wake-up of the best waiter is handed on."""
+    """section 5 number 37: the wake-up of the best waiter is handed on."""
     play("""
         submit a limits=k
         submit b limits=k queue=mail priority=9
@@ -328,7 +328,7 @@ def test_without_aging_a_stream_of_important_work_starves_the_rest() -> None:
 
 @pytest.mark.parametrize("lanes", ["", "handler=g"], ids=["one lane", "two lanes"])
 def test_under_aging_a_low_run_is_passed_by_only_so_many(lanes: str) -> None:
-    """Each 2 s count as one priority: what comes 2 s after a run with one priority more is behind it."""
+    """section 5 number 38: 2 s count as one priority; what comes 2 s later with one priority more is behind it."""
     story = play("aging 2s\nhandler g\nexecutor main 1\nsubmit x\nsubmit low")
     for n in range(3):
         story.play(f"submit high{n} priority=1 {lanes}\ntick 1s\nfinish {'x' if n == 0 else f'high{n - 1}'} completed")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actionqueue.core.check import check
 from actionqueue.core.control import CancelTask, Pause, Resume
-from actionqueue.core.epochs import Declare
+from actionqueue.core.epochs import Declare, FollowWall
 from actionqueue.core.errors import Conflict, InvalidSubmission, NotFound
 from actionqueue.core.occurrences import CATCH_UP_RUNS_MAX, QUEUED_MAX
 from actionqueue.core.reasons import HandlerMissing, PreviousLive, Where
@@ -496,6 +496,24 @@ def test_another_rule_under_the_name_replaces_it_without_a_gap() -> None:
     ]
 
 
+def test_a_schedule_begins_when_it_is_read_however_long_ago_it_was_sent() -> None:
+    """From another process: else what was due in between would happen by the rule it replaces, and by it."""
+    story = Story()
+    story.perform(PutSchedule(named(story, "n", cron("*/10 * * * * *", overlap="allow")), at=START - MINUTE))
+    assert story.state.schedule_names["n"].base == START
+    story.advance(25 * SECOND)
+    finish_all(story)
+
+    new = story.perform(PutSchedule(named(story, "n", cron("*/5 * * * * *", overlap="allow"), b"d"), at=START))[0]
+    story.advance(20 * SECOND)
+
+    counted = Counter(story.seen[run_id].scheduled_at for run_id in story.started)
+    assert max(counted.values()) == 1
+    assert story.state.schedules[new[0]].base == START + 25 * SECOND
+    refused = story.refused(PutSchedule(named(story, "n", repeat(0), b"e"), at=START), InvalidSubmission)
+    assert refused.problems, "what another process made is validated"
+
+
 def test_a_name_of_another_handler_or_of_a_decorator_is_refused() -> None:
     story = Story()
     story.perform(PutSchedule(named(story, "daily", cron())))
@@ -623,6 +641,52 @@ def test_a_range_of_too_many_runs_is_refused() -> None:
     story = Story()
     schedule = scheduled(story, "a", cron("* * * * * *"))
     story.refused(AskBackfill(schedule.task_id.hex(), START - 100 * DAY, START), InvalidSubmission)
+
+
+# --- the wall clock is set ------------------------------------------------------------------------------------------
+
+
+def test_cron_follows_the_wall_clock_when_it_is_set_and_repeat_elapsed_time() -> None:
+    """section 5 number 26: back and forward by an hour; the nominal times that are recorded do not go back."""
+    story = Story()
+    by_cron = scheduled(story, "a", cron("*/10 * * * * *", overlap="allow", misfire="catch_up"))
+    by_repeat = scheduled(story, "b", repeat(1_000, first_us=START + 10 * SECOND))
+    story.advance(30 * SECOND)
+    assert (len(nominals(story, by_cron)), len(nominals(story, by_repeat))) == (3, 3)
+
+    story.perform(FollowWall(-HOUR))
+    story.advance(HOUR - SECOND)
+    before = nominals(story, by_cron)
+    assert len(before) == 3, "those times have been on the wall before"
+    assert len(nominals(story, by_repeat)) == 3 + 359
+    story.advance(31 * SECOND)
+    assert nominals(story, by_cron) == [before[0] + 10 * n for n in range(6)]
+
+    story.perform(FollowWall(0))
+    for _ in range(10):
+        finish_all(story)
+    assert len(nominals(story, by_cron)) == 6 + 360, "what the clock jumped over is missed, and caught up"
+    assert schedule_is_whole(by_cron)
+
+
+def test_what_a_clock_that_is_set_forward_jumps_over_is_missed() -> None:
+    story = Story()
+    schedule = scheduled(story, "a", cron("* * * * *"))
+    story.advance(MINUTE)
+
+    story.perform(FollowWall(30 * DAY))
+
+    assert (len(story.started), sum(schedule.skipped.values())) == (1, 30 * 1_440)
+    assert schedule.skipped == {"coalesced": 30 * 1_440 - 1, "overlap": 1}, "one for all, and the one before goes on"
+    finish_all(story)
+    story.advance(2 * MINUTE)
+    assert story.seen[story.started[-1]].scheduled_at > START + 30 * DAY
+    assert schedule_is_whole(schedule)
+
+
+def schedule_is_whole(schedule: Schedule) -> bool:
+    """Counted anew: every occurrence up to the last one is accounted for."""
+    return timetable(schedule.rule, schedule.base).count(schedule.base, schedule.cursor) == schedule.index
 
 
 # --- whatever happens -----------------------------------------------------------------------------------------------

@@ -266,6 +266,7 @@ def test_only_a_cron_that_catches_up_looks_back_a_day_unless_told(policy: Repeat
     ],
 )
 def test_a_rule_that_another_process_made_is_validated_again(rule: RepeatRule | CronRule, wrong: str) -> None:
+    """serde_roundtrip#3, #4: none is decoded into a task that has no runs, or all of them at once."""
     assert list(rule_problems(rule)) == [wrong]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.world import Hand, ManualClock, in_hand
+from tests.scenarios.world import Hand, ManualClock, in_hand, manual_clock
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +20,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     """The clock of every engine that the test opens."""
-    made = ManualClock()
-
-    def clock_of(not_before_us: int = 0) -> ManualClock:
-        made.at = max(made.at, not_before_us)  # as the real one is anchored
-        return made
-
-    monkeypatch.setattr("actionqueue.engine.engine.SystemClock", clock_of)
-    return made
+    return manual_clock(monkeypatch)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

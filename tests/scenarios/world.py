@@ -54,6 +54,18 @@ class ManualClock:
         self.at += parse_duration_us(duration)
 
 
+def manual_clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The clock of every engine that is opened from here on, until ``monkeypatch`` ends."""
+    made = ManualClock()
+
+    def clock_of(not_before_us: int = 0) -> ManualClock:
+        made.at = max(made.at, not_before_us)  # as the real one is anchored
+        return made
+
+    monkeypatch.setattr("actionqueue.engine.engine.SystemClock", clock_of)
+    return made
+
+
 def engine_of(queue: ActionQueue) -> Engine:
     """The engine of this process's queue."""
     assert queue.session is not None

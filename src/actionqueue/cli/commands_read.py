@@ -195,6 +195,7 @@ def stats(options: Namespace) -> int:
         ("paused", ", ".join(found.paused) or None),
         ("slots", slots_of(found)),
         ("tasks", str(found.tasks)),
+        ("schedules", schedules_of(found)),
         ("as of", "never written" if found.as_of is None else f"{moment(found.as_of)}, sequence {found.sequence}"),
     ]
     print(fields(pairs, columns_of_terminal()))
@@ -203,6 +204,14 @@ def stats(options: Namespace) -> int:
         table([Column("STATE"), Column("RUNS", right=True), Column("")], states_of(found, now), columns_of_terminal())
     )
     return DONE
+
+
+def schedules_of(found: Stats) -> str | None:
+    """How many schedules there are, and how much of them did not happen."""
+    if not found.schedules and not found.occurrences_skipped:
+        return None
+    skipped = f", {counted(found.occurrences_skipped, 'occurrence')} skipped" if found.occurrences_skipped else ""
+    return f"{found.schedules}{skipped}"
 
 
 def slots_of(found: Stats) -> str | None:
