@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actionqueue.core.check import check
-from actionqueue.core.control import CancelTask, Pause, Resume
+from actionqueue.core.control import CancelRun, CancelTask, Pause, Resume
 from actionqueue.core.epochs import Declare
 from actionqueue.core.errors import Conflict, InvalidSubmission, NotFound
+from actionqueue.core.ids import NIL
 from actionqueue.core.occurrences import CATCH_UP_RUNS_MAX, QUEUED_MAX
 from actionqueue.core.reasons import HandlerMissing, PreviousLive, Where
 from actionqueue.core.rules import CronRule, RepeatRule, Rule, timetable
@@ -688,3 +689,36 @@ def _act(story: Story, kind: str, seconds: int) -> None:
         finish_all(story)
     else:
         story.perform(Pause() if kind == "pause" else Resume())
+
+
+# --- between the end of a run and the next one ---------------------------------------------------------------------
+
+
+def without_a_run(**fields: Any) -> tuple[Story, Schedule]:
+    """A schedule whose only run was canceled by a command of the same turn: the next one is not derived yet."""
+    story = Story()
+    schedule = scheduled(story, "a", cron(), content=b"x", **fields)
+    story.holding = True
+    story.perform(CancelRun(story.id("a")))
+    assert story.state.tasks[schedule.task_id].head is None
+    return story, schedule
+
+
+def test_a_schedule_without_a_live_run_is_found_by_its_key() -> None:
+    story, schedule = without_a_run(key="k")
+
+    reply = story.perform(Submit([story.item("b", rule=cron(), key="k", content=b"x")]))
+
+    assert reply == [(schedule.task_id, NIL, False)]  # its run was written meanwhile, and has left memory
+
+
+def test_a_schedule_without_a_run_ahead_is_found_by_its_name() -> None:
+    story = Story()
+    item = story.item("a", rule=repeat(1), content=b"x", schedule_name="s", schedule_origin="call")
+    story.perform(PutSchedule(item))
+    same = story.item("b", rule=repeat(1), content=b"x", schedule_name="s", schedule_origin="call")
+
+    assert story.perform(PutSchedule(same)) == [(story.task_id("a"), story.id("a"), False)]
+
+    finish_all(story)
+    assert story.perform(PutSchedule(same)) == [(story.task_id("a"), NIL, False)]

@@ -225,7 +225,8 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
             name=item.schedule_name,
         )
     if current is not None and current.content == item.content:
-        run_id = current.pending or b""
+        task = state.tasks.get(current.task_id)
+        run_id = current.pending or (NIL if task is None else submission.run_of(state, task))
         return Accepted([], [(current.task_id, run_id, False)])
     submit = submission.Submit([item], command.at, command.by)
     decision = submission.decide_submit(state, submit, now, live_runs_max, may_name=True)
