@@ -722,3 +722,31 @@ def test_a_schedule_without_a_run_ahead_is_found_by_its_name() -> None:
 
     finish_all(story)
     assert story.perform(PutSchedule(same)) == [(story.task_id("a"), NIL, False)]
+
+
+def test_canceling_the_task_ends_a_schedule_that_has_no_run_at_the_moment() -> None:
+    story, schedule = without_a_run()
+
+    assert story.perform(CancelTask(schedule.task_id, by="me")) == 0
+    story.holding = False
+    story.advance(DAY)
+
+    assert not story.state.tasks
+    assert not story.state.schedules
+    assert (schedule.over, len(story.seen), story.started) == (True, 1, [])
+
+
+def test_canceling_the_task_ends_a_schedule_whose_runs_are_being_stopped_all() -> None:
+    story = Story()
+    schedule = scheduled(story, "a", cron(overlap="allow", misfire="catch_up"))
+    story.advance(MINUTE)
+    story.holding = True
+    story.perform(CancelRun(story.id("a")))
+    assert schedule.pending is not None
+    story.perform(CancelRun(schedule.pending))
+
+    assert story.perform(CancelTask(schedule.task_id, by="me")) == 0
+    story.holding = False
+    story.advance(DAY)
+
+    assert (schedule.over, list(story.state.runs)) == (True, [story.id("a")])

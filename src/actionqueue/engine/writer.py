@@ -357,6 +357,8 @@ class Writer:
                 if run.task.id == event.task_id and run.task.finished_at is not None:
                     self._ended(run, None, None, turn)
                     break
+            else:
+                self._drop_payload(event.task_id)
             return
         for run in task.live_runs():
             self._stop_run(run, event.how, now, turn)
