@@ -750,3 +750,16 @@ def test_canceling_the_task_ends_a_schedule_whose_runs_are_being_stopped_all() -
     story.advance(DAY)
 
     assert (schedule.over, list(story.state.runs)) == (True, [story.id("a")])
+
+
+def test_a_backfill_that_waits_does_not_keep_the_next_occurrence_from_being_derived() -> None:
+    story = Story(slots=0)
+    schedule = scheduled(story, "a", cron(overlap="allow"))
+    story.perform(AskBackfill(schedule.task_id.hex(), START - DAY, START))
+    assert len(story.state.runs) == CATCH_UP_RUNS_MAX
+    assert schedule.catching_up
+
+    story.advance(HOUR)
+
+    assert (schedule.index, schedule.skipped) == (61, {})
+    assert len(story.state.runs) == CATCH_UP_RUNS_MAX + 60
