@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actionqueue.core import occurrences, schedules, zones
 from actionqueue.core.check import check
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Resume
 from actionqueue.core.epochs import Declare
@@ -763,3 +766,88 @@ def test_a_backfill_that_waits_does_not_keep_the_next_occurrence_from_being_deri
 
     assert (schedule.index, schedule.skipped) == (61, {})
     assert len(story.state.runs) == CATCH_UP_RUNS_MAX + 60
+
+
+# --- zone data of another machine ---------------------------------------------------------------------------------------
+
+
+def forget_zones() -> None:
+    """What was derived from zone data is derived anew."""
+    for each in (zones.zone, zones.stretches, schedules._next_of_cron):
+        each.cache_clear()
+
+
+@pytest.fixture
+def no_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Call it, and this machine knows no zone but UTC."""
+
+    def only_utc(name: str) -> ZoneInfo:
+        if name != "UTC":
+            raise ZoneInfoNotFoundError(name)
+        return ZoneInfo(name)
+
+    def take_away() -> None:
+        monkeypatch.setattr(zones, "ZoneInfo", only_utc)
+        forget_zones()
+
+    yield take_away
+    monkeypatch.undo()
+    forget_zones()
+
+
+def test_where_its_zone_is_not_known_a_schedule_waits_and_the_others_go_on(
+    no_zones: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that another machine opens: what was derived happens, and nothing is lost for the machine before."""
+    story = Story()
+    here, there = cron("0 * * * *"), cron("0 * * * *", "Europe/Berlin", misfire="catch_up", overlap="allow")
+    other = scheduled(story, "a", here)
+    schedule = scheduled(story, "b", there)
+    no_zones()
+
+    finish_for(story, 5 * HOUR)
+    assert (schedule.index, schedule.pending, other.index) == (1, None, 6)
+    assert story.run("b").state.value == "completed"
+    story.refused(AskBackfill(schedule.task_id.hex(), START - HOUR, START), InvalidSubmission)
+
+    story.crash()
+    monkeypatch.undo()
+    forget_zones()
+    story.restart()
+    finish_for(story, HOUR)
+    assert [each - nominals(story, schedule)[0] for each in nominals(story, schedule)] == [n * 3600 for n in range(7)]
+
+
+def test_a_schedule_whose_zone_is_not_known_can_be_retired(no_zones: Callable[[], None]) -> None:
+    story = Story()
+    schedule = scheduled(story, "a", cron("0 * * * *", "Europe/Berlin"))
+    no_zones()
+    story.advance(HOUR)
+
+    story.perform(Retire(schedule.task_id.hex()))
+    finish_all(story)
+
+    assert not story.state.tasks
+
+
+def test_a_next_occurrence_that_is_none_any_more_ends_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zone data changed between its derivation and the next: there was to be one more."""
+    story = Story()
+    schedule = scheduled(story, "a", cron("0 * * * *", ends_us=START + 2 * HOUR))
+    assert not schedule.over
+    monkeypatch.setattr(occurrences, "next_of", lambda *_: None)
+
+    finish_for(story, 5 * HOUR)
+
+    assert not story.state.tasks
+    assert (schedule.over, schedule.index) == (True, 1)
+
+
+def finish_for(story: Story, us: int) -> None:
+    """Time passes, and whatever starts completes."""
+    until = story.now + us
+    finish_all(story)
+    while (at := story.state.places.next_timer()) is not None and at <= until:
+        story.advance(at - story.now)
+        finish_all(story)
+    story.advance(until - story.now)
