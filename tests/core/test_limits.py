@@ -780,3 +780,24 @@ def test_a_key_of_250_characters_and_ten_limits_are_taken() -> None:
 
     assert story.where("a") is Where.RUNNING
     assert len(story.state.places.limits.keys) == 10
+
+
+def test_a_paused_task_whose_runs_hold_their_keys_knows_all_that_it_holds_back() -> None:
+    """What a pause holds back does not keep a queue from being idle."""
+    story = Story(slots=0)
+    story.play("""
+        executor main 2
+        submit a limits=k:2 hold=retry_wait attempts=9
+        finish a failed
+    """)
+    task = story.task_id("a").hex()
+    story.play("""
+        executor main 0
+        tick 10s
+        expect a ready
+    """)  # it holds its key while it is in line
+    story.perform(Pause("task", task))
+    lane = story.run("a").task.lane
+
+    assert lane.holding is not None
+    assert story.state.places.paused_tasks == {bytes.fromhex(task): lane}

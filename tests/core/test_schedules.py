@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actionqueue.core import occurrences, schedules, zones
 from actionqueue.core.check import check
-from actionqueue.core.control import CancelTask, Pause, Resume
+from actionqueue.core.control import CancelRun, CancelTask, Pause, Resume
 from actionqueue.core.epochs import Declare, FollowWall
 from actionqueue.core.errors import Conflict, InvalidSubmission, NotFound
+from actionqueue.core.ids import NIL
 from actionqueue.core.occurrences import CATCH_UP_RUNS_MAX, QUEUED_MAX
 from actionqueue.core.reasons import HandlerMissing, PreviousLive, Where
 from actionqueue.core.rules import CronRule, RepeatRule, Rule, timetable
@@ -752,3 +756,162 @@ def _act(story: Story, kind: str, seconds: int) -> None:
         finish_all(story)
     else:
         story.perform(Pause() if kind == "pause" else Resume())
+
+
+# --- between the end of a run and the next one ---------------------------------------------------------------------
+
+
+def without_a_run(**fields: Any) -> tuple[Story, Schedule]:
+    """A schedule whose only run was canceled by a command of the same turn: the next one is not derived yet."""
+    story = Story()
+    schedule = scheduled(story, "a", cron(), content=b"x", **fields)
+    story.holding = True
+    story.perform(CancelRun(story.id("a")))
+    assert story.state.tasks[schedule.task_id].head is None
+    return story, schedule
+
+
+def test_a_schedule_without_a_live_run_is_found_by_its_key() -> None:
+    story, schedule = without_a_run(key="k")
+
+    reply = story.perform(Submit([story.item("b", rule=cron(), key="k", content=b"x")]))
+
+    assert reply == [(schedule.task_id, NIL, False)]  # its run was written meanwhile, and has left memory
+
+
+def test_a_schedule_without_a_run_ahead_is_found_by_its_name() -> None:
+    story = Story()
+    item = story.item("a", rule=repeat(1), content=b"x", schedule_name="s", schedule_origin="call")
+    story.perform(PutSchedule(item))
+    same = story.item("b", rule=repeat(1), content=b"x", schedule_name="s", schedule_origin="call")
+
+    assert story.perform(PutSchedule(same)) == [(story.task_id("a"), story.id("a"), False)]
+
+    finish_all(story)
+    assert story.perform(PutSchedule(same)) == [(story.task_id("a"), NIL, False)]
+
+
+def test_canceling_the_task_ends_a_schedule_that_has_no_run_at_the_moment() -> None:
+    story, schedule = without_a_run()
+
+    assert story.perform(CancelTask(schedule.task_id, by="me")) == 0
+    story.holding = False
+    story.advance(DAY)
+
+    assert not story.state.tasks
+    assert not story.state.schedules
+    assert (schedule.over, len(story.seen), story.started) == (True, 1, [])
+
+
+def test_canceling_the_task_ends_a_schedule_whose_runs_are_being_stopped_all() -> None:
+    story = Story()
+    schedule = scheduled(story, "a", cron(overlap="allow", misfire="catch_up"))
+    story.advance(MINUTE)
+    story.holding = True
+    story.perform(CancelRun(story.id("a")))
+    assert schedule.pending is not None
+    story.perform(CancelRun(schedule.pending))
+
+    assert story.perform(CancelTask(schedule.task_id, by="me")) == 0
+    story.holding = False
+    story.advance(DAY)
+
+    assert (schedule.over, list(story.state.runs)) == (True, [story.id("a")])
+
+
+def test_a_backfill_that_waits_does_not_keep_the_next_occurrence_from_being_derived() -> None:
+    story = Story(slots=0)
+    schedule = scheduled(story, "a", cron(overlap="allow"))
+    story.perform(AskBackfill(schedule.task_id.hex(), START - DAY, START))
+    assert len(story.state.runs) == CATCH_UP_RUNS_MAX
+    assert schedule.catching_up
+
+    story.advance(HOUR)
+
+    assert (schedule.index, schedule.skipped) == (61, {})
+    assert len(story.state.runs) == CATCH_UP_RUNS_MAX + 60
+
+
+# --- zone data of another machine ---------------------------------------------------------------------------------------
+
+
+def forget_zones() -> None:
+    """What was derived from zone data is derived anew."""
+    for each in (zones.zone, zones.stretches, schedules._next_of_cron):
+        each.cache_clear()
+
+
+@pytest.fixture
+def no_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Call it, and this machine knows no zone but UTC."""
+
+    def only_utc(name: str) -> ZoneInfo:
+        if name != "UTC":
+            raise ZoneInfoNotFoundError(name)
+        return ZoneInfo(name)
+
+    def take_away() -> None:
+        monkeypatch.setattr(zones, "ZoneInfo", only_utc)
+        forget_zones()
+
+    yield take_away
+    monkeypatch.undo()
+    forget_zones()
+
+
+def test_where_its_zone_is_not_known_a_schedule_waits_and_the_others_go_on(
+    no_zones: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that another machine opens: what was derived happens, and nothing is lost for the machine before."""
+    story = Story()
+    here, there = cron("0 * * * *"), cron("0 * * * *", "Europe/Berlin", misfire="catch_up", overlap="allow")
+    other = scheduled(story, "a", here)
+    schedule = scheduled(story, "b", there)
+    no_zones()
+
+    finish_for(story, 5 * HOUR)
+    assert (schedule.index, schedule.pending, other.index) == (1, None, 6)
+    assert story.run("b").state.value == "completed"
+    story.refused(AskBackfill(schedule.task_id.hex(), START - HOUR, START), InvalidSubmission)
+
+    story.crash()
+    monkeypatch.undo()
+    forget_zones()
+    story.restart()
+    finish_for(story, HOUR)
+    assert [each - nominals(story, schedule)[0] for each in nominals(story, schedule)] == [n * 3600 for n in range(7)]
+
+
+def test_a_schedule_whose_zone_is_not_known_can_be_retired(no_zones: Callable[[], None]) -> None:
+    story = Story()
+    schedule = scheduled(story, "a", cron("0 * * * *", "Europe/Berlin"))
+    no_zones()
+    story.advance(HOUR)
+
+    story.perform(Retire(schedule.task_id.hex()))
+    finish_all(story)
+
+    assert not story.state.tasks
+
+
+def test_a_next_occurrence_that_is_none_any_more_ends_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zone data changed between its derivation and the next: there was to be one more."""
+    story = Story()
+    schedule = scheduled(story, "a", cron("0 * * * *", ends_us=START + 2 * HOUR))
+    assert not schedule.over
+    monkeypatch.setattr(occurrences, "next_of", lambda *_: None)
+
+    finish_for(story, 5 * HOUR)
+
+    assert not story.state.tasks
+    assert (schedule.over, schedule.index) == (True, 1)
+
+
+def finish_for(story: Story, us: int) -> None:
+    """Time passes, and whatever starts completes."""
+    until = story.now + us
+    finish_all(story)
+    while (at := story.state.places.next_timer()) is not None and at <= until:
+        story.advance(at - story.now)
+        finish_all(story)
+    story.advance(until - story.now)

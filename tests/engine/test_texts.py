@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actionqueue import CONTEXT, ActionQueue, ActionQueueError, Context, RunFailed, TaskSpec
-from actionqueue.core.control import Pause, Resume
+from actionqueue.core.control import CancelRun, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.spec import TaskConstraints, TaskMetadata
 from actionqueue.core.submission import Submit
@@ -151,6 +151,21 @@ def test_a_command_whose_text_is_no_utf_8_is_refused_and_the_engine_goes_on() ->
             body = store.reader().reply(command_id)
             assert body is not None
             assert isinstance(decode_reply(body), ActionQueueError) is is_refused
+        assert engine.fenced is None
+
+
+def test_a_command_about_something_that_is_no_id_is_refused_and_the_engine_goes_on() -> None:
+    """Written into the inbox by something else than this package."""
+    store, inbox, hand = MemoryStore(), Rows(), Hand()
+    with engine_on(store, hand) as engine, reading(engine, inbox):
+        bad = [inbox.put(each) for each in (Reschedule(b"", 1), CancelRun(b"x" * 17), Reprioritize(b"r" * 16, 1, 77))]
+        inbox.put(Submit([submission()]))
+        hand.returns(hand.take())
+        eventually(lambda: not commands_in(inbox), "all are decided")
+        for command_id in bad:
+            body = store.reader().reply(command_id)
+            assert body is not None
+            assert isinstance(decode_reply(body), ActionQueueError)
         assert engine.fenced is None
 
 

@@ -24,7 +24,7 @@ from actionqueue.core.ready import aged
 from actionqueue.core.reasons import Where
 from actionqueue.core.retry import DEFAULT_TERMS
 from actionqueue.core.rows import schedule_body
-from actionqueue.core.rules import CronRule
+from actionqueue.core.rules import CronRule, rule_problems
 from actionqueue.core.schedules import schedule_problems
 from actionqueue.core.state import (
     CODE_OF,
@@ -201,7 +201,7 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
     base = state.places.lanes.get((task.queue, task.handler))
     if task.id != task_id or base is None or lane_by_rule(state, task, base) is not task.lane:
         yield "its id or lane is not the one it is filed under"
-    if not live and task_id not in state.underived:
+    if not live and task_id not in state.underived and not _is_put_off(task):
         yield "it has no live run, and is live"
     if any(each.task is not task or state.runs.get(run_id) is not each for run_id, each in live.items()):
         yield "a run linked to it is not live, or is another task's"
@@ -209,6 +209,12 @@ def _task_problems(state: State, task_id: bytes, task: Task) -> Iterator[str]:
         yield f"of {task.run_count} runs {task.ended} ended, and {len(live)} are live"
     if task.finished_at is not None:
         yield "it is finished, and live"
+
+
+def _is_put_off(task: Task) -> bool:
+    """Whether it has a schedule from which nothing can be derived here: its zone is not known to this machine."""
+    rule = task.extra.rule
+    return isinstance(rule, CronRule) and bool(rule_problems(rule))
 
 
 # --- lanes and slots --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actionqueue.core.attempts import AttemptFinished, end_run
+from actionqueue.core.attempts import AttemptFinished, end_run, finish_task
 from actionqueue.core.errors import (
     ActionQueueError,
     AlreadyTerminal,
@@ -231,7 +231,8 @@ def decide_cancel_task(state: State, command: CancelTask, now: int) -> Accepted 
         )
     live = task.live_runs()
     news = sum(_is_news(run, command.how) for run in live)
-    if not news:
+    schedule = task.extra.schedule
+    if not news and (schedule is None or schedule.is_done):
         return Accepted([], 0)
     events: list[Any] = [TaskCanceled(now, command.task_id, command.how, command.by)]
     if command.how == "abandon":
@@ -368,6 +369,8 @@ def apply_task_canceled(state: State, event: TaskCanceled) -> None:
             cancel_waiting(state, run, event.at, "canceled")
         else:
             state.dirty_runs[run.id_bytes] = run
+    if task.head is None and task.finished_at is None:  # a schedule between two runs
+        finish_task(state, task, event.at)
 
 
 def apply_rescheduled(state: State, event: RunRescheduled) -> None:

@@ -93,7 +93,7 @@ class Families(Waking, eq=False):
                 pause=base.pause,
             )  # fmt: skip
             if task_id:
-                self.paused_tasks[task_id] = lane
+                self.paused_tasks.setdefault(task_id, lane)  # the other one is its ``holding``, which holds no due run
             self._add(lane)
         return lane
 

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from actionqueue.core import attempts, control, epochs, explain, occurrences, schedules, submission, usage
-from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.errors import ActionQueueError, InvalidSubmission
 from actionqueue.core.reasons import Where
 from actionqueue.core.state import NO_EXTRA, Accepted, Run, State
 from actionqueue.core.upcoming import looked_at
@@ -233,9 +233,7 @@ class Machine:
         state = self.state
         runs, places = state.runs, state.places
         while run.id_bytes in runs:  # else one that fell due before it has canceled it
-            before = occurrences.decide_due(state, run, now) or control.decide_expired(
-                places.timers.too_late(run, now), now
-            )
+            before = self._decide_due(run, now) or control.decide_expired(places.timers.too_late(run, now), now)
             for event in before:
                 self.apply(event)
                 events.append(event)
@@ -247,19 +245,29 @@ class Machine:
                 return False
         return False
 
+    def _decide_due(self, run: Run, now: int) -> list[Event]:
+        try:
+            return occurrences.decide_due(self.state, run, now)
+        except InvalidSubmission:  # its zone or expression is not known here: what is due happens, the rest waits
+            return []
+
     def _derive(self, now: int, next_id: Callable[[int], bytes], events: list[Event]) -> bool:
         """Give schedules the runs of their next occurrences. True when any of them is due already, or more is to do."""
         state = self.state
         any_due = False
         for schedule in islice(list(state.underived.values()), DUE_RUNS_PER_STEP_MAX):
-            event = occurrences.decide_next(state, schedule, now, next_id)
+            try:
+                event = occurrences.decide_next(state, schedule, now, next_id)
+            except InvalidSubmission:  # its zone or expression is not known here: another machine may go on with it
+                event = None
             if event is None:
                 schedule.catching_up = True
                 looked_at(state, schedule)
                 continue
             self.apply(event)
             events.append(event)
-            any_due = any_due or type(event) is schedules.RunRequested or state.runs[event.run_id].until <= now
+            if type(event) is not schedules.ScheduleRetired:
+                any_due = any_due or type(event) is schedules.RunRequested or state.runs[event.run_id].until <= now
         return any_due or bool(state.underived)
 
     def _expire(self, now: int, events: list[Event]) -> bool:

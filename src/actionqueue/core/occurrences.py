@@ -25,6 +25,7 @@ from actionqueue.core.schedules import (
     OccurrenceWaits,
     RunDerived,
     RunRequested,
+    ScheduleRetired,
     backfilled,
     is_last,
     left_of,
@@ -104,8 +105,7 @@ def _misfired(schedule: Schedule, run: Run, now: int, wall: int) -> OccurrencesS
     if missed is None or missed[0] == 1:
         return None
     count, last = missed
-    before = timetable_of(schedule).last_until(last - 1)
-    assert before is not None, "two of them are due"
+    before = max(timetable_of(schedule).last_until(last - 1) or 0, schedule.cursor)
     counted = schedule.index + count - 1
     return OccurrencesSkipped(
         now, schedule.task_id, run.id_bytes, count - 1, schedule.cursor, before, "coalesced", last,
@@ -136,7 +136,7 @@ def _range(schedule: Schedule, until: int) -> tuple[int, int] | None:
         last = times.nth_after(cursor, left) if left else cursor
     else:
         last = times.last_until(until)
-    return count, cursor if last is None else last
+    return count, max(last or 0, cursor)  # by other zone data than it was derived by, the cursor may be none of them
 
 
 def _skipped(schedule: Schedule, run: Run, now: int, wall: int, until: int, reason: str) -> OccurrencesSkipped:
@@ -163,8 +163,9 @@ def decide_next(state: State, schedule: Schedule, now: int, next_id: Callable[[i
     is_full = task.open_count >= CATCH_UP_RUNS_MAX
     if schedule.pending is None and not schedule.over:
         nominal = next_of(schedule, schedule.cursor, left_of(schedule))
-        assert nominal is not None, "else the one before was the last"
         shift = state.shift_of(schedule.rule)
+        if nominal is None:  # the one before was not the last by the zone data it was derived by
+            return ScheduleRetired(now, task_id, "over", now + shift)
         if nominal > now + shift - schedule.rule.grace_us or not is_full:
             run_id = next_id(now)
             due_at = occurs_at(schedule.rule, nominal, run_id, shift)
@@ -173,6 +174,7 @@ def decide_next(state: State, schedule: Schedule, now: int, next_id: Callable[[i
     elif schedule.backfills and not is_full:
         asked = schedule.backfills[0]
         nominal = backfilled(schedule, asked.after).next_after(asked.after)
-        assert nominal is not None, "it was counted"
+        if nominal is None:  # it was counted by other zone data
+            return ScheduleRetired(now, task_id, "over", now + state.shift_of(schedule.rule))
         return RunRequested(now, task_id, next_id(now), nominal, asked.by, backfill=True)
     return None

@@ -26,7 +26,7 @@ from actionqueue.core.control import cancel_waiting
 from actionqueue.core.errors import ActionQueueError, Conflict, InvalidSubmission, NotFound
 from actionqueue.core.fire_times import Timetable
 from actionqueue.core.ids import NIL, TaskId
-from actionqueue.core.instants import SUBMIT_INSTANT_MAX, to_datetime
+from actionqueue.core.instants import SUBMIT_INSTANT_MAX, shown_datetime
 from actionqueue.core.reasons import Where
 from actionqueue.core.rules import CronRule, timetable
 from actionqueue.core.run import RunState
@@ -107,8 +107,8 @@ class BackfillAsked(Struct, frozen=True, array_like=True, tag=34):
 class ScheduleRetired(Struct, frozen=True, array_like=True, tag=35):
     """A schedule makes no more runs for what comes after ``ends_at``; its runs so far go on. ``last``: nor any other.
 
-    ``reason`` is ``retired`` (someone said so), ``replaced`` (another rule has its name) or ``undeclared`` (its handler was
-    registered without it).
+    ``reason`` is ``retired`` (someone said so), ``replaced`` (another rule has its name), ``undeclared`` (its handler was
+    registered without it) or ``over`` (what was its next occurrence is none by this machine's time zones).
     """
 
     at: int
@@ -225,7 +225,8 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
             name=item.schedule_name,
         )
     if current is not None and current.content == item.content:
-        run_id = current.pending or b""
+        task = state.tasks.get(current.task_id)
+        run_id = current.pending or (NIL if task is None else submission.run_of(state, task))
         return Accepted([], [(current.task_id, run_id, False)])
     submit = submission.Submit([item], command.at, command.by)
     decision = submission.decide_submit(state, submit, now, live_runs_max, may_name=True)
@@ -268,7 +269,10 @@ def retired(state: State, schedule: Schedule, now: int, reason: str, by: str) ->
     """Its end: what was due up to now still happens, by its own rules."""
     left = left_of(schedule)
     ends_at = now + state.shift_of(schedule.rule)
-    following = next_of(schedule, schedule.cursor, left)
+    try:
+        following = next_of(schedule, schedule.cursor, left)
+    except InvalidSubmission:  # its zone is not known here: no more can be derived
+        following = None
     return ScheduleRetired(now, schedule.task_id, reason, ends_at, by, following is None or following > ends_at)
 
 
@@ -312,9 +316,12 @@ def decide_backfill(state: State, command: AskBackfill, now: int) -> Accepted | 
     if not 0 <= command.since < command.until <= wall:
         return InvalidSubmission(
             "since, until: give a range that has passed, since before until",
-            problems={"until": f"not after since, or later than now ({to_datetime(wall).isoformat()})"},
+            problems={"until": f"not after since, or later than now ({shown_datetime(max(0, wall)).isoformat()})"},
         )
-    count = backfilled(schedule, command.since - 1).count(command.since - 1, command.until - 1)
+    try:
+        count = backfilled(schedule, command.since - 1).count(command.since - 1, command.until - 1)
+    except InvalidSubmission as problem:  # valid where it was submitted
+        return problem
     if count > BACKFILL_RUNS_MAX:
         return InvalidSubmission(
             f"until: {count} occurrences lie in that range; backfill_runs_max is {BACKFILL_RUNS_MAX}. Ask in parts.",

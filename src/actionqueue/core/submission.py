@@ -325,12 +325,12 @@ def _existing(
     found: KnownTask | None = None
     if item.key is not None:
         live = state.keys.get(item.key)
-        for holder in (new_keys.get(item.key), _known(live), command.known_keys.get(item.key)):
+        for holder in (new_keys.get(item.key), _known(state, live), command.known_keys.get(item.key)):
             if holder is not None and (holder.key_until is None or holder.key_until > now):
                 found = holder
                 break
     if found is None and item.task_id_given:
-        known = _known(state.tasks.get(item.task_id))
+        known = _known(state, state.tasks.get(item.task_id))
         found = known or new_tasks.get(item.task_id) or command.known_tasks.get(item.task_id)
     if found is None or found.has_content_of(item):
         return found
@@ -343,12 +343,20 @@ def _existing(
     )
 
 
-def _known(task: Task | None) -> KnownTask | None:
+def _known(state: State, task: Task | None) -> KnownTask | None:
     if task is None:
         return None
-    oldest = task.live_runs()[0]
     extra = task.extra
-    return KnownTask(task.id, extra.content, extra.key_until, oldest.id_bytes, task.handler, task.payload_digest)
+    return KnownTask(task.id, extra.content, extra.key_until, run_of(state, task), task.handler, task.payload_digest)
+
+
+def run_of(state: State, task: Task) -> bytes:
+    """The id of its oldest live run. A schedule may have none for a moment, until the next one is derived: then of one
+    that has just ended, or nil."""
+    live = task.live_runs()
+    if live:
+        return live[0].id_bytes
+    return next((run_id for run_id, run in state.dirty_runs.items() if run.task is task), NIL)
 
 
 def decide_retry(state: State, command: RetryRun, now: int) -> Accepted | ActionQueueError:

@@ -29,6 +29,7 @@ def note_left(state: State, run: Run) -> None:
 def leave_behind(state: State, schedule: Schedule) -> None:
     """Its pending run is no longer the next occurrence: another one is to be derived."""
     schedule.pending = None
+    schedule.catching_up = False  # one that is on time is derived however many runs are live
     looked_at(state, schedule)
 
 

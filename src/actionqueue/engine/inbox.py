@@ -20,6 +20,7 @@ from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize,
 from actionqueue.core.epochs import ConfirmClock, PruneHistory
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission, NotRunning
 from actionqueue.core.explain import Explain
+from actionqueue.core.foreign import admit
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.core.usage import ListLimits
@@ -222,12 +223,16 @@ class InboxReader:
             except (msgspec.DecodeError, ValueError) as error:
                 problem = f"this release cannot read it ({error})"
             else:
-                if isinstance(command, SENDABLE):
+                refused = admit(command)
+                if not isinstance(command, SENDABLE):
+                    problem = f"{type(command).__name__} is the engine's own"
+                elif refused is not None:
+                    problem = refused.message
+                else:
                     if isinstance(command, Submit | PutSchedule):
                         command.at = self._engine_instant(at)
                     self._engine.repost(Post(command, ticket, None, command_id))
                     return
-                problem = f"{type(command).__name__} is the engine's own"
         refusal = InvalidSubmission(f"a command in the inbox was refused: {problem}", problems={"command": problem})
         logger.error("%s (sent at %d, version %d)", refusal, at, version)
         self._engine.ask(_refuse(command_id, refusal, ticket))

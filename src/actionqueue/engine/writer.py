@@ -281,6 +281,8 @@ class Writer:
             self._stop_run(self.machine.state.runs[event.run_id], event.how, event.at, turn)
         elif kind is OccurrencesSkipped and event.ends:
             self._after_end(event.run_id, turn)
+        elif kind is ScheduleRetired:
+            self._retired(event, turn)
 
     def _called(self, report: Called, now: int) -> None:
         run = self.machine.state.runs.get(report.run_id)
@@ -357,6 +359,8 @@ class Writer:
                 if run.task.id == event.task_id and run.task.finished_at is not None:
                     self._ended(run, None, None, turn)
                     break
+            else:
+                self._drop_payload(event.task_id)
             return
         for run in task.live_runs():
             self._stop_run(run, event.how, now, turn)
