@@ -82,6 +82,8 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "actionqueue.core.needs",
         ("LIMITS_MAX", "LIMIT_KEY_CHARACTERS_MAX", "CAPACITY_MAX", "TOKENS_MAX", "PERIOD_US_MAX"),
     ),
+    ("actionqueue.core.occurrences", ("CATCH_UP_RUNS_MAX", "QUEUED_MAX")),
+    ("actionqueue.core.schedules", ("BACKFILL_RUNS_MAX",)),
     ("actionqueue.engine.engine", ("MAILBOX_POSTS_MAX", "TURN_EVENTS_MAX")),
     ("actionqueue.engine.writer", ("PAYLOAD_CACHE_BYTES",)),
     ("actionqueue.store.inbox", ("INBOX_ROWS_MAX",)),

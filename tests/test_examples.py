@@ -45,6 +45,16 @@ PRINTED = {
         "cleaned up: True",
         "nothing is left: 0",
     ],
+    "schedule_and_limits.py": [
+        "['7 2026-09', '7 2026-10', '7 2026-11']",
+        "at once, for each customer: [1, 1, 1]",
+        "nine starts took at least 0.2 s: True",
+        "each_second | * * * * * * UTC | 2 occurrences, skipped: {}",
+        "runs: ['completed', 'completed']",
+        "10 tasks imply 11 runs, 0 more were asked for",
+        "11 runs are there: 11 completed, 0 failed, 0 canceled, 0 open",
+        "consistent",
+    ],
     "notebook.py": ["HELLO!", "HELLO!!!"],
 }
 """What each prints, with process ids as N."""

@@ -481,6 +481,29 @@ def test_what_passed_while_no_engine_ran_follows_the_misfire_rule(
         assert queue.audit().implied == len(ran) + 3
 
 
+@pytest.mark.parametrize(
+    ("overlap", "ran", "skipped"),
+    [("queue", 6, {}), ("allow", 6, {}), ("skip", 1, {"overlap": 5}), ("cancel_running", 6, {})],
+)
+def test_of_what_is_caught_up_overlap_decides_which_happen(
+    path: Path, clock: ManualClock, overlap: str, ran: int, skipped: dict[str, int]
+) -> None:
+    """First the misfire rule, then that of overlaps: a cron that is to catch up all of it queues, or allows."""
+    program = Program(path)
+    policy = Cron(TENS, misfire="catch_up", overlap=overlap, misfire_grace=0)
+    with program.start(policy).running() as queue:
+        settle(queue)
+    clock.move(tens(1, 60)[-1])
+    with program.start(policy).running() as queue:
+        settle(queue)
+        settle(queue)
+        states = Counter(run.state for run in queue.runs(handler="tick"))
+        assert (named(queue).skipped, states["completed"] + states["canceled"]) == (skipped, ran)
+        assert states["canceled"] == 0 or overlap == "cancel_running"
+        if overlap == "queue":
+            assert program.seconds == tens(1, 60)
+
+
 def test_a_year_of_seconds_is_dealt_with_at_once(path: Path, clock: ManualClock) -> None:
     """Section 5 number 30: a count and a range, in a few events, however many."""
     program = Program(path)
