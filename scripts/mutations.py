@@ -243,8 +243,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     _of(
         "the next occurrence never derived",
         "core/upcoming.py",
-        "    schedule.pending = None\n    looked_at(state, schedule)\n",
-        "    schedule.pending = None\n",
+        "is derived however many runs are live\n    looked_at(state, schedule)\n",
+        "is derived however many runs are live\n",
         SCHEDULES,
     ),
     _of(
