@@ -185,8 +185,8 @@ class Stats(Struct, frozen=True, kw_only=True):
 class SkipRecord(Struct, frozen=True, kw_only=True):
     """``count`` occurrences of a schedule that did not happen, from the nominal time ``first`` to ``last``, and why.
 
-    ``reason`` is ``misfire`` or ``window`` (missed, and older than its rules allow), ``coalesced`` (one run stood for
-    all), ``overlap`` (the one before was still going on), ``queue_full`` (a thousand waited for it), or ``handler`` (the
+    ``reason`` is ``misfire``, ``window`` or ``expired`` (missed, and older than its rules allow), ``coalesced`` (one run
+    stood for all), ``overlap`` (the one before was still going on), ``queue_full`` (a thousand waited for it), or ``handler`` (the
     one before waited for a handler).
     """
 
