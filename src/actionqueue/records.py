@@ -186,8 +186,8 @@ class SkipRecord(Struct, frozen=True, kw_only=True):
     """``count`` occurrences of a schedule that did not happen, from the nominal time ``first`` to ``last``, and why.
 
     ``reason`` is ``misfire``, ``window`` or ``expired`` (missed, and older than its rules allow), ``coalesced`` (one run
-    stood for all), ``overlap`` (the one before was still going on), ``queue_full`` (a thousand waited for it), or ``handler`` (the
-    one before waited for a handler).
+    stood for all), ``overlap`` (the one before was still going on), ``queue_full`` (a thousand waited for it), or
+    ``handler`` (the one before waited for a handler).
     """
 
     at: datetime
