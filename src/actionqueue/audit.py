@@ -14,7 +14,7 @@ from datetime import datetime
 from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
-from actionqueue.core.errors import StoreDamaged
+from actionqueue.core.errors import InvalidSubmission, StoreDamaged
 from actionqueue.core.ids import TaskId
 from actionqueue.core.instants import to_datetime
 from actionqueue.core.rows import ENDED_ENTRIES, Row, ScheduleBody
@@ -185,7 +185,11 @@ def _schedule_problems(schedule: ScheduleBody | None) -> Iterator[str]:
     begins = schedule.base if isinstance(rule, CronRule) else -1
     if isinstance(rule, CronRule) and rule.starts_us is not None:
         begins = max(begins, rule.starts_us - 1)
-    count = timetable(rule, schedule.base).count(begins, schedule.cursor)
+    try:
+        count = timetable(rule, schedule.base).count(begins, schedule.cursor)
+    except InvalidSubmission as problem:  # valid where it was submitted
+        yield f"its occurrences cannot be counted here: {problem.message}"
+        return
     if count != schedule.index:
         yield f"its schedule occurred {count} times up to its last one; {schedule.index} are accounted for"
 
