@@ -15,7 +15,7 @@ from actionqueue.core import occurrences, schedules, zones
 from actionqueue.core.check import check
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Resume
 from actionqueue.core.epochs import Declare, FollowWall
-from actionqueue.core.errors import Conflict, InvalidSubmission, NotFound
+from actionqueue.core.errors import Conflict, InvalidSubmission, NotFound, Overloaded
 from actionqueue.core.ids import NIL
 from actionqueue.core.occurrences import CATCH_UP_RUNS_MAX, QUEUED_MAX
 from actionqueue.core.reasons import HandlerMissing, PreviousLive, Where
@@ -615,6 +615,27 @@ def test_a_run_out_of_turn_changes_nothing_else() -> None:
     assert (lineage.retry_of, lineage.by) == (None, "me")
     story.refused(Trigger("nobody", story.next_id(story.now)), NotFound)
     story.refused(Trigger(schedule.task_id.hex(), run_id), InvalidSubmission)
+
+
+def test_a_run_out_of_turn_counts_among_the_live_ones() -> None:
+    story = Story(slots=0, live_runs_max=2)
+    schedule = scheduled(story, "a", cron())
+    story.perform(Trigger(schedule.task_id.hex(), story.next_id(story.now)))
+
+    story.refused(Trigger(schedule.task_id.hex(), story.next_id(story.now)), Overloaded)
+
+
+def test_what_skips_or_coalesces_goes_on_however_many_runs_are_live() -> None:
+    story = Story(slots=0, checked=False)
+    schedule = scheduled(story, "a", cron("* * * * * *", misfire="skip", overlap="allow"))
+    story.perform(AskBackfill(schedule.task_id.hex(), START - HOUR, START))
+    assert len(story.state.runs) >= CATCH_UP_RUNS_MAX
+    story.play("cancel a")
+
+    story.jump(DAY)
+
+    assert schedule.pending is not None
+    assert sum(schedule.skipped.values()) > 86_000
 
 
 def test_a_range_is_filled_a_few_runs_at_a_time_oldest_first() -> None:

@@ -107,7 +107,6 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     control.Reprioritize: control.decide_reprioritize,
     control.Pause: control.decide_pause,
     control.Resume: control.decide_resume,
-    schedules.Trigger: schedules.decide_trigger,
     schedules.AskBackfill: schedules.decide_backfill,
     schedules.Retire: schedules.decide_retire,
     epochs.Prune: epochs.decide_prune,
@@ -124,6 +123,7 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
 SUBMITTING: dict[type, Callable[[State, Any, int, int], Accepted | ActionQueueError]] = {
     submission.Submit: submission.decide_submit,
     schedules.PutSchedule: schedules.decide_put,
+    schedules.Trigger: schedules.decide_trigger,
     epochs.Declare: schedules.decide_declare,
 }
 """The commands that also need to know how many runs may be live."""

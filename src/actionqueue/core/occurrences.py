@@ -166,7 +166,8 @@ def decide_next(state: State, schedule: Schedule, now: int, next_id: Callable[[i
         shift = state.shift_of(schedule.rule)
         if nominal is None:  # the one before was not the last by the zone data it was derived by
             return ScheduleRetired(now, task_id, "over", now + shift)
-        if nominal > now + shift - schedule.rule.grace_us or not is_full:
+        is_fresh = nominal > now + shift - schedule.rule.grace_us
+        if is_fresh or not is_full or schedule.rule.misfire != "catch_up":  # the others make one run of many, or none
             run_id = next_id(now)
             due_at = occurs_at(schedule.rule, nominal, run_id, shift)
             last = is_last(schedule, nominal, schedule.index + 1)

@@ -210,8 +210,10 @@ def decide_put(state: State, command: PutSchedule, now: int, live_runs_max: int)
     """The task of that schedule: the one there is, when it is the same, else a new one. The reply is as ``Submit``'s."""
     item = command.item
     problem = text_problem(item.schedule_name)
-    if problem is not None or item.rule is None:
-        return InvalidSubmission(f"schedule: its name is {problem}", problems={"name": problem or "without a rule"})
+    if problem is not None:
+        return InvalidSubmission(f"name: {problem}", problems={"name": problem})
+    if item.rule is None:
+        return InvalidSubmission("schedule: not given", problems={"schedule": "not given"})
     if item.key is not None or item.task_id_given or item.schedule_origin != "call":
         return InvalidSubmission(
             "schedule: it is known by its name; leave key and task id out",
@@ -296,13 +298,15 @@ def _live(state: State, name: str) -> Schedule | ActionQueueError:
     return found
 
 
-def decide_trigger(state: State, command: Trigger, now: int) -> Accepted | ActionQueueError:
+def decide_trigger(state: State, command: Trigger, now: int, live_runs_max: int) -> Accepted | ActionQueueError:
     """One more run, due now, whatever its other runs do."""
     schedule = _live(state, command.name)
     if isinstance(schedule, ActionQueueError):
         return schedule
     if command.run_id == NIL or len(command.run_id) != len(NIL) or command.run_id in state.runs:
         return InvalidSubmission("run id: nil, or of another run", problems={"run_id": "nil, or of another run"})
+    if len(state.runs) >= live_runs_max:
+        return submission.overloaded(state, live_runs_max)
     event = RunRequested(now, schedule.task_id, command.run_id, now, command.by)
     return Accepted([event], (schedule.task_id, command.run_id))
 

@@ -213,12 +213,17 @@ def decide_submit(
         events.append(submitted)
         reply.append((item.task_id, item.run_id, True))
     if events and len(state.runs) + len(events) > live_runs_max:
-        return Overloaded(
-            f"{len(state.runs)} runs are live; live_runs_max is {live_runs_max}. Wait until some have ended.",
-            limit="live_runs_max",
-            maximum=live_runs_max,
-        )
+        return overloaded(state, live_runs_max)
     return Accepted(events, reply)
+
+
+def overloaded(state: State, live_runs_max: int) -> Overloaded:
+    """The refusal of more runs than may be live."""
+    return Overloaded(
+        f"{len(state.runs)} runs are live; live_runs_max is {live_runs_max}. Wait until some have ended.",
+        limit="live_runs_max",
+        maximum=live_runs_max,
+    )
 
 
 def _foreign_problems(state: State, items: list[Submission]) -> dict[str, str]:
