@@ -15,6 +15,7 @@ from actionqueue import (
     Cron,
     Explanation,
     InvalidSubmission,
+    Rate,
     Repeat,
     Retry,
     RunFailed,
@@ -306,3 +307,20 @@ def test_questions_are_answered_while_nothing_may_start(shop: Shop) -> None:
         assert job.explain().release != ItsTurn()
         shop.queue.resume()
         assert job.result(timeout=30) == 1
+
+
+def test_without_an_engine_what_is_ready_is_counted_where_it_will_wait(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    queue = ActionQueue(path)
+
+    @queue.task(rate=Rate("mail", count=1, per="1d"))
+    def send(n: int) -> int:
+        return n
+
+    with queue.running():
+        jobs = send.submit_many([(1,), (2,), (3,)])
+        assert jobs[0].result(timeout=30) == 1
+
+    (rate,) = ActionQueue(path, role="client").limits(kind="rate")
+
+    assert (rate.name, rate.tokens, rate.waiting) == ("mail", 0, 2)

@@ -24,7 +24,7 @@ from actionqueue.core.plain import parsed
 from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.state import FIRST_TERMINAL, State
 from actionqueue.core.submission import Submit
-from actionqueue.core.usage import KINDS, LIMITS_LISTED_MAX, LimitRecord, ListLimits, limits_of
+from actionqueue.core.usage import KINDS, LIMITS_LISTED_MAX, LimitRecord, ListLimits, limits_of, queue_up
 from actionqueue.filters import check_limit
 from actionqueue.fork import fork
 from actionqueue.operate import RunKey, TaskKey, task_id_of
@@ -108,12 +108,15 @@ class ExplainingOperating(SchedulingOperating):
             raise InvalidSubmission(f"kind: give one of {', '.join(KINDS)}", problems={"kind": "unknown"})
         check_limit(limit)
         wanted = ListLimits(kind, name, min(limit, LIMITS_LISTED_MAX))
+
+        def listed(state: State, now: int) -> list[LimitRecord]:
+            queue_up(state, now)
+            return limits_of(state, now, wanted)
+
         line = self.line()
         if line.engine_present():
             return Operation(lambda ticket: line.post(wanted, ticket), lambda reply: parsed(reply, list[LimitRecord]))
-        return self._read(
-            lambda reader: _on_fork(reader, lambda state, now: limits_of(state, now, wanted)), absent=list
-        )
+        return self._read(lambda reader: _on_fork(reader, listed), absent=list)
 
     def _ask(self, command: Command) -> Operation[Any]:
         """The engine's reply; None where there is none to ask."""

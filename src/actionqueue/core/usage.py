@@ -17,7 +17,7 @@ from actionqueue.core.lanes import Bucket, Slots
 from actionqueue.core.places import Places
 from actionqueue.core.plain import plain
 from actionqueue.core.state import Accepted, State
-from actionqueue.core.waking import is_there
+from actionqueue.core.waking import is_there, key_of
 from actionqueue.core.why import listed
 
 KINDS = ("key", "rate", "queue", "handler", "executor")
@@ -70,6 +70,17 @@ def limits_of(state: State, now: int, wanted: ListLimits) -> list[LimitRecord]:
     ]
     found.sort(key=_order)
     return found[: min(wanted.most, LIMITS_LISTED_MAX)]
+
+
+def queue_up(state: State, now: int) -> None:
+    """Have ready runs wait for what they lack, as dispatch would: in a state that no engine dispatches."""
+    places = state.places
+    places.pass_time(now)
+    for lane in list(places.all_lanes()):
+        head = lane.ready.head()
+        blocker = None if head is None else places.guard(lane)
+        if head is not None and isinstance(blocker, Slots):
+            places.put(lane, blocker, key_of(head))
 
 
 def _slots(places: Places) -> Iterator[Slots]:
