@@ -50,3 +50,12 @@ def test_it_is_listed_audited_and_retired_all_the_same(queue: ActionQueue) -> No
     queue.retire("there")
     assert queue.schedules() == []
     assert queue.stats() is not None
+
+
+def test_an_engine_that_opens_it_says_that_it_waits(queue: ActionQueue, caplog: pytest.LogCaptureFixture) -> None:
+    queue.close()
+
+    with queue.running():
+        assert queue.stats() is not None
+
+    assert "schedule there waits, for this machine cannot tell when it occurs: timezone" in caplog.text

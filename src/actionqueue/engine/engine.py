@@ -37,6 +37,7 @@ from actionqueue.core.errors import (
 from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Event, Machine
 from actionqueue.core.retry import AttemptTerms
+from actionqueue.core.rules import rule_problems
 from actionqueue.core.state import PauseMark
 from actionqueue.core.submission import TaskSubmitted
 from actionqueue.core.version import __version__
@@ -146,6 +147,7 @@ class Engine:
         self.writer.tell_calls = frozenset(each.name for each in self.executors.values() if each.tells_calls)
         self.effects = Effects(self)
         self.writer.recent = self.effects.recent
+        _tell_of_unknown_rules(machine)
         places = machine.state.places
         for executor in self.executors.values():
             places.set_executor(executor.name, executor.slots)
@@ -501,6 +503,17 @@ class Engine:
     def pauses(self) -> list[PauseMark]:
         """The pauses in force."""
         return list(self.writer.machine.state.pauses.values())
+
+
+def _tell_of_unknown_rules(machine: Machine) -> None:
+    """Schedules that another machine made, and of which this one cannot tell when they occur: they wait."""
+    for schedule in machine.state.schedules.values():
+        problems = {} if schedule.over else rule_problems(schedule.rule)
+        for name, problem in problems.items():
+            logger.warning(
+                "schedule %s waits, for this machine cannot tell when it occurs: %s %s",
+                schedule.name or schedule.task_id.hex(), name, problem,
+            )  # fmt: skip
 
 
 def _replay(machine: Machine, events: Sequence[Event], *, place: str) -> None:
