@@ -528,6 +528,17 @@ def test_a_name_of_another_handler_or_of_a_decorator_is_refused() -> None:
     story.refused(PutSchedule(named(story, "h", cron(), b"other")), Conflict)
 
 
+def test_a_name_is_given_by_no_other_way() -> None:
+    """Another process could take a name from the schedule that stands under it."""
+    story = Story()
+    story.perform(PutSchedule(named(story, "daily", cron())))
+
+    refusal = story.refused(Submit([named(story, "daily", cron(), b"other")]), InvalidSubmission)
+
+    assert set(refusal.problems) == {"name"}
+    assert len(story.state.schedules) == 1
+
+
 def test_what_decorators_say_is_what_there_is() -> None:
     """A new schedule, the same again, another rule, and none any more."""
     story = Story()

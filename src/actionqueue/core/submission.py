@@ -181,8 +181,6 @@ def decide_submit(
     Only who knows what stands under a name (``may_name``) may submit a schedule with one.
     """
     items = command.items
-    if not may_name and any(item.schedule_name or item.schedule_origin for item in items):
-        return InvalidSubmission("name: a schedule gets its name by queue.schedule", problems={"name": "not here"})
     if command.at and (problems := _foreign_problems(state, items)):
         return InvalidSubmission(f"the submission is not valid: {problems}", problems=problems)
     events: list[object] = []
@@ -206,8 +204,11 @@ def decide_submit(
         declared = declarations.get(item.handler)
         if item.rule is None:
             submitted: TaskSubmitted | InvalidSubmission = _submitted(item, declared, now, base, command.by)
-        else:
+        elif may_name or not (item.schedule_name or item.schedule_origin):
             submitted = _scheduled(state, item, declared, now, base, command.by)
+        else:
+            problem = "a schedule gets its name by queue.schedule"
+            return InvalidSubmission(f"name: {problem}", problems={"name": problem})
         if isinstance(submitted, ActionQueueError):
             return submitted
         events.append(submitted)
