@@ -671,6 +671,18 @@ def test_a_range_is_filled_a_few_runs_at_a_time_oldest_first() -> None:
     assert (schedule.requested, schedule.backfills) == (1_440, [])
 
 
+def test_a_range_of_what_is_canceled_is_not_filled_any_more() -> None:
+    story = Story(slots=0, checked=False)
+    schedule = scheduled(story, "a", cron(overlap="allow"))
+    story.perform(AskBackfill(schedule.task_id.hex(), START - DAY, START))
+    made = len(story.state.runs) - 1
+
+    story.perform(CancelTask(schedule.task_id))
+
+    assert (schedule.requested, schedule.backfills) == (made, [])
+    assert not story.state.tasks
+
+
 @pytest.mark.parametrize(("since", "until"), [(START, START), (START - DAY, START + DAY), (-1, START)])
 def test_a_range_that_has_not_passed_is_refused(since: int, until: int) -> None:
     story = Story()

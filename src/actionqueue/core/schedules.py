@@ -32,7 +32,16 @@ from actionqueue.core.rules import CronRule, timetable
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import Submission, text_problem
 from actionqueue.core.state import Accepted, Backfill, Lineage, Schedule, Skip, State
-from actionqueue.core.upcoming import OVERLAP, earlier_runs, forget, is_behind, looked_at, note_left, retire
+from actionqueue.core.upcoming import (
+    OVERLAP,
+    drop_backfills,
+    earlier_runs,
+    forget,
+    is_behind,
+    looked_at,
+    note_left,
+    retire,
+)
 
 NEXT_KEPT_MAX = 16_384
 """Next occurrences that are kept, of rules at instants."""
@@ -426,8 +435,7 @@ def apply_retired(state: State, event: ScheduleRetired) -> None:
     """It stands under its name no more; the pending run, if it is of later, is Canceled."""
     schedule = state.schedules[event.task_id]
     schedule.over = schedule.over or event.last
-    schedule.requested -= sum(asked.left for asked in schedule.backfills)
-    schedule.backfills.clear()
+    drop_backfills(schedule)
     retire(state, schedule, event.ends_at, event.by)
     task = state.tasks.get(event.task_id)
     if task is None:

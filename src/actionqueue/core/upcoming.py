@@ -69,9 +69,15 @@ def let_come(state: State, schedule: Schedule) -> None:
 def stop(state: State, schedule: Schedule, at: int, by: str) -> None:
     """It makes no more runs, and gives its name back."""
     schedule.over, schedule.catching_up = True, False
-    schedule.backfills.clear()
+    drop_backfills(schedule)
     retire(state, schedule, at, by)
     state.underived.pop(schedule.task_id, None)
+
+
+def drop_backfills(schedule: Schedule) -> None:
+    """What was asked for of ranges, and not made yet, is not made any more."""
+    schedule.requested -= sum(asked.left for asked in schedule.backfills)
+    schedule.backfills.clear()
 
 
 def retire(state: State, schedule: Schedule, at: int, by: str) -> None:
