@@ -14,7 +14,7 @@ a class declares are there whenever the error says something about them.
     │                                       AttemptFinishRequiresRunning · NoActiveAttempt · AttemptOwnershipMismatch
     ├── Refused                             a command that was refused; nothing was written
     │   ├── InvalidSubmission               (also a ValueError)  names every problem with its field
-    │   │   └── InvalidArguments · InvalidDuration · InvalidInstant · NotSupported
+    │   │   └── InvalidArguments · InvalidDuration · InvalidInstant
     │   ├── LimitExceeded                   PayloadTooLarge · Overloaded
     │   ├── NotFound                        UnknownTask · UnknownRun
     │   ├── Conflict                        IdempotencyConflict · AlreadyTerminal · StaleReport ·
@@ -200,12 +200,6 @@ class InvalidInstant(InvalidSubmission):
     """Not an instant (an aware datetime up to the year 9999)."""
 
     code = "invalid_instant"
-
-
-class NotSupported(InvalidSubmission):
-    """This version refuses the feature rather than doing something else silently."""
-
-    code = "not_supported"
 
 
 class LimitExceeded(Refused):

@@ -255,7 +255,7 @@ class Machine:
         """Give schedules the runs of their next occurrences. True when any of them is due already, or more is to do."""
         state = self.state
         any_due = False
-        for schedule in islice(list(state.underived.values()), DUE_RUNS_PER_STEP_MAX):
+        for schedule in list(islice(state.underived.values(), DUE_RUNS_PER_STEP_MAX)):
             try:
                 event = occurrences.decide_next(state, schedule, now, next_id)
             except InvalidSubmission:  # its zone or expression is not known here: another machine may go on with it

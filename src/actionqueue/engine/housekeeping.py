@@ -174,8 +174,8 @@ class Housekeeping:
         """Cron schedules are told when the wall clock was set, or has drifted by more than a second."""
         engine = self._engine
         if abs(wall_shift - self._followed) > WALL_DRIFT_US_MAX and engine.refusal() is None:
-            self._followed = wall_shift
             engine.post(FollowWall(wall_shift))
+            self._followed = wall_shift
 
     def confirm_clock(self, by: str) -> None:
         """Someone vouches for the clock: deleting and expiring go on."""

@@ -222,7 +222,9 @@ class Writer:
         task = self.machine.state.dirty_tasks.get(event.task_id)
         if task is None or task.finished_at is None:
             return
-        run = next((each for each in self.machine.state.dirty_runs.values() if each.task is task), None)
+        waited_for = task.id in self._waiters  # else nobody is to be told, and many may be retired at a start
+        dirty_runs = self.machine.state.dirty_runs.values() if waited_for else ()
+        run = next((each for each in dirty_runs if each.task is task), None)
         if run is not None:
             self._ended(run, None, None, turn)
         else:

@@ -51,7 +51,7 @@ REJECTIONS = (
 _WAITING_REJECTIONS = {
     "store_damaged": "damage is done to real files, in the tests of the store",
     "invalid_arguments": "raised by tasks before a command is made", "invalid_duration": "the same",
-    "not_supported": "the same", "duplicate_handler": "the same",
+    "duplicate_handler": "the same",
 }  # fmt: skip
 
 FAULTS = (
