@@ -18,8 +18,9 @@ from actionqueue.core.errors import (
 )
 from actionqueue.core.ids import RunId, fresh_id_bytes
 from actionqueue.core.reasons import Where
+from actionqueue.core.rules import RepeatRule
 from actionqueue.core.run import RunState
-from actionqueue.core.state import COMPLETED, FAILED, ErrorInfo, Outcome
+from actionqueue.core.state import CANCELED, COMPLETED, FAILED, ErrorInfo, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.engine.work import Ended
 from actionqueue.engine.writer import LOOK_UP_AGAIN_US, POSTS_PER_STEP_MAX, PROJECTION_DELAY_US
@@ -485,4 +486,20 @@ def test_what_an_attempt_of_the_old_handler_says_of_its_arguments_does_not_block
     rig.register()
     rig.run()
     rig.end()
+    rig.check()
+
+
+def test_whoever_waits_for_a_schedule_that_is_canceled_is_told_how_its_newest_run_ended() -> None:
+    rig = WriterRig()
+    item = submission(rule=RepeatRule(3, 3600 * SECOND, None, "catch_up", 60 * SECOND, None, "allow"))
+    rig.submit(item)
+    waiting = rig.await_task(item.task_id)
+    rig.run()
+
+    rig.finish(Outcome.COMPLETED)  # touched first
+    rig.post(CancelTask(item.task_id))  # with the run that is ahead
+    rig.run()
+
+    assert isinstance(waiting.reply, Ended)
+    assert rig.reader.runs_by_id([waiting.reply.run_id])[waiting.reply.run_id][4] == waiting.reply.state == CANCELED
     rig.check()

@@ -259,7 +259,10 @@ class Effects:
     def _tell_ended(self, asking: Asking, awaiting: list[tuple[bytes, Ticket]]) -> None:
         for task_id, ticket in awaiting:
             ended = _answer_of(asking, lambda reader, task_id=task_id: _ended(reader, task_id))  # type: ignore[misc]
-            ticket.settle(ended)
+            if ended is None:  # it was retried since
+                self._engine.await_task(task_id, ticket)
+            else:
+                ticket.settle(ended)
 
 
 def _answer_of(asking: Asking, question: Callable[[Reader], Any]) -> Any:
@@ -278,8 +281,8 @@ def _attached(reader: Reader, post: Post) -> None:
     lookups.attach(reader, post.command)
 
 
-def _ended(reader: Reader, task_id: bytes) -> Ended:
+def _ended(reader: Reader, task_id: bytes) -> Ended | None:
     ended = lookups.ended(reader, task_id)
-    if ended is None:
+    if ended is None and not reader.runs_of(task_id):
         raise UnknownTask(f"no task {TaskId(bytes=task_id)} in this store", task_id=TaskId(bytes=task_id))
     return ended

@@ -222,13 +222,15 @@ class Writer:
         task = self.machine.state.dirty_tasks.get(event.task_id)
         if task is None or task.finished_at is None:
             return
-        waited_for = task.id in self._waiters  # else nobody is to be told, and many may be retired at a start
-        dirty_runs = self.machine.state.dirty_runs.values() if waited_for else ()
-        run = next((each for each in dirty_runs if each.task is task), None)
-        if run is not None:
-            self._ended(run, None, None, turn)
-        else:
-            self._drop_payload(task.id)
+        self._ended_before(task.id, turn)
+
+    def _ended_before(self, task_id: bytes, turn: Turn) -> None:
+        """The task is over by what ended earlier: its newest run is read from the store for whoever waits for it."""
+        self._drop_payload(task_id)
+        waiting = self._waiters.pop(task_id, ())
+        if waiting:
+            self._projection_asked = True
+            turn.awaiting += [(task_id, ticket) for ticket in waiting]
 
     def _keep_payloads(self, items: list[Submission], events: list[Any], turn: Turn) -> None:
         new = {event.task_id for event in events if type(event) is TaskSubmitted}
@@ -357,12 +359,7 @@ class Writer:
     def _stop_task(self, event: TaskCanceled, now: int, turn: Turn) -> None:
         task = self.machine.state.tasks.get(event.task_id)
         if task is None:
-            for run in list(self.machine.state.dirty_runs.values()):
-                if run.task.id == event.task_id and run.task.finished_at is not None:
-                    self._ended(run, None, None, turn)
-                    break
-            else:
-                self._drop_payload(event.task_id)
+            self._ended_before(event.task_id, turn)
             return
         for run in task.live_runs():
             self._stop_run(run, event.how, now, turn)
