@@ -37,6 +37,9 @@ from actionqueue.core.reasons import (
     RunsEnd,
     StartEngine,
     TakesItsTurn,
+    TasksComplete,
+    Upstream,
+    WaitsForTasks,
     release_of,
 )
 
@@ -72,5 +75,8 @@ __all__ = [
     "RunsEnd",
     "StartEngine",
     "TakesItsTurn",
+    "TasksComplete",
+    "Upstream",
+    "WaitsForTasks",
     "release_of",
 ]

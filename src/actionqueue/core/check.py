@@ -18,6 +18,7 @@ from hashlib import blake2b
 from msgspec import msgpack
 
 from actionqueue.core.check_limits import has_token, lane_by_rule, lane_fits, limit_problems, queued_by_lane
+from actionqueue.core.graph import graph_problems
 from actionqueue.core.lanes import Lane, Slots
 from actionqueue.core.places import Places
 from actionqueue.core.ready import aged
@@ -47,9 +48,9 @@ from actionqueue.core.timers import deadline_of, is_ahead
 FINGERPRINT_BYTES = 32
 
 _PLACES_OF = {
-    SCHEDULED: (Where.TIMER, Where.HELD, Where.OVERLAP),
+    SCHEDULED: (Where.TIMER, Where.HELD, Where.OVERLAP, Where.DEPENDENCY),
     RETRY_WAIT: (Where.TIMER, Where.HELD),
-    READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE),
+    READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE, Where.DEPENDENCY),
     RUNNING: (Where.RUNNING,),
 }
 """Where a run of each state may be. The other live states are passed through within one event."""
@@ -90,6 +91,7 @@ def check(state: State, *, settled: bool = False, now: int | None = None, lowere
     found += _places_problems(state)
     found += _count_problems(state)
     found += _index_problems(state)
+    found += graph_problems(state)
     for schedule in state.schedules.values():
         found += (f"schedule {schedule.task_id.hex()}: {problem}" for problem in schedule_problems(state, schedule))
     if settled:

@@ -18,11 +18,12 @@ a class declares are there whenever the error says something about them.
     │   ├── LimitExceeded                   PayloadTooLarge · Overloaded
     │   ├── NotFound                        UnknownTask · UnknownRun
     │   ├── Conflict                        IdempotencyConflict · AlreadyTerminal · StaleReport ·
-    │   │                                   NotReschedulable · NotRetryable · ManyRuns
+    │   │                                   NotReschedulable · NotRetryable · ManyRuns · DependencyCycle
     │   └── DuplicateHandler
     ├── StoreError                          StoreHeld · StoreUnavailable · CommitUnknown · StoreDamaged · NotAStore ·
     │                                       StoreTooNew · StoreReadOnly · NetworkFileSystem · EpochLost
-    ├── UsageError                          UsedAfterFork · SyncCallOnHandlerLoop · WaitInHandler · NotRunning · NoEngine
+    ├── UsageError                          UsedAfterFork · SyncCallOnHandlerLoop · WaitInHandler · NotRunning ·
+    │                                       NoEngine · NotYetAResult
     └── RunFailed                           the run a caller waits for ended without a result; RunCanceled
 """
 
@@ -301,6 +302,13 @@ class ManyRuns(Conflict):
     task_id: TaskId
 
 
+class DependencyCycle(Conflict):
+    """Tasks would wait for each other for ever; ``path`` are their ids, from one of them back to itself."""
+
+    code = "dependency_cycle"
+    path: str
+
+
 class DuplicateHandler(Refused):
     """Another function is registered under this name."""
 
@@ -410,6 +418,12 @@ class NotRunning(UsageError):
     """The queue has no engine here and none can be reached."""
 
     code = "not_running"
+
+
+class NotYetAResult(UsageError, TypeError):
+    """``handle.output`` stands for a result that is not there yet: it can be passed on as an argument, and no more."""
+
+    code = "not_yet_a_result"
 
 
 class NoEngine(UsageError):

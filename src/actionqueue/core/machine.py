@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from actionqueue.core import attempts, control, epochs, explain, occurrences, schedules, submission, usage
+from actionqueue.core import attempts, control, dependencies, epochs, explain, occurrences, schedules, submission, usage
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission
 from actionqueue.core.reasons import Where
 from actionqueue.core.state import NO_EXTRA, Accepted, Run, State
@@ -37,6 +37,7 @@ Event = (
     | schedules.RunRequested
     | schedules.BackfillAsked
     | schedules.ScheduleRetired
+    | dependencies.DependenciesAdded
     | epochs.EngineOpened
     | epochs.EngineClosed
     | epochs.WallMoved
@@ -59,6 +60,7 @@ Command = (
     | schedules.Trigger
     | schedules.AskBackfill
     | schedules.Retire
+    | dependencies.AddDependencies
     | epochs.Declare
     | epochs.Prune
     | epochs.Close
@@ -90,6 +92,7 @@ APPLY: dict[type, Callable[[State, Any], None]] = {
     schedules.RunRequested: schedules.apply_requested,
     schedules.BackfillAsked: schedules.apply_backfill,
     schedules.ScheduleRetired: schedules.apply_retired,
+    dependencies.DependenciesAdded: dependencies.apply_added,
     epochs.EngineOpened: epochs.apply_opened,
     epochs.EngineClosed: epochs.apply_closed,
     epochs.WallMoved: epochs.apply_wall_moved,
@@ -109,6 +112,7 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     control.Resume: control.decide_resume,
     schedules.AskBackfill: schedules.decide_backfill,
     schedules.Retire: schedules.decide_retire,
+    dependencies.AddDependencies: dependencies.decide_add,
     epochs.Prune: epochs.decide_prune,
     epochs.Close: epochs.decide_close,
     epochs.FollowWall: epochs.decide_follow_wall,
@@ -163,6 +167,7 @@ class Machine:
         """Apply events in order, as they were logged."""
         for event in events:
             self.apply(event)
+        self.state.fallen.clear()
 
     def perform(self, command: Command, now: int) -> tuple[list[Event], Any] | ActionQueueError:
         """Decide and apply: the events and the reply, or the refusal (and no change)."""
@@ -274,8 +279,9 @@ class Machine:
         """Cancel what was not started by its deadline, before anything starts. True when there may be more."""
         expired = self.state.places.timers.take_expired(now, DUE_RUNS_PER_STEP_MAX)
         for event in control.decide_expired(expired, now):
-            self.apply(event)
-            events.append(event)
+            if event.run_id in self.state.runs:  # else one before it has canceled it
+                self.apply(event)
+                events.append(event)
         return len(expired) == DUE_RUNS_PER_STEP_MAX
 
     def _start_due(self, run: Run, attempt_id: bytes, now: int, events: list[Event]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from actionqueue.core.ids import RunId
+from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import shown_datetime
 from actionqueue.core.lanes import Bucket, Lane, Slots
 from actionqueue.core.reasons import (
@@ -26,6 +26,8 @@ from actionqueue.core.reasons import (
     RateLimited,
     Reason,
     TakesItsTurn,
+    Upstream,
+    WaitsForTasks,
     Where,
 )
 from actionqueue.core.run import RunState
@@ -34,7 +36,7 @@ from actionqueue.core.waking import key_of
 
 if TYPE_CHECKING:
     from actionqueue.core.places import Places
-    from actionqueue.core.state import Run
+    from actionqueue.core.state import Run, State
 
 HOLDERS_LISTED_MAX = 20
 """Runs that a reason or a limit names of those that hold something."""
@@ -43,7 +45,7 @@ AHEAD_COUNTED_MAX = 10_000
 
 
 def reason_of(places: Places, run: Run, now: int) -> Reason | None:
-    """What ``run`` waits for at ``now``; None for a run that has ended."""
+    """What ``run``, which is in a place, waits for at ``now``; None for a run that has ended."""
     places.now = max(places.now, now)
     match run.where:
         case Where.NOWHERE:
@@ -60,6 +62,13 @@ def reason_of(places: Places, run: Run, now: int) -> Reason | None:
             return NotYetDue(shown_datetime(run.until), run.state is RunState.RETRY_WAIT)
         case _:
             return _blocked(places, run, places.lane_of(run))
+
+
+def reason_in(state: State, run: Run, now: int) -> Reason | None:
+    """The same, also where it waits for something that places know nothing of."""
+    if run.where is Where.DEPENDENCY:
+        return _waits_for_tasks(state, run)
+    return reason_of(state.places, run, now)
 
 
 def ahead_of(places: Places, run: Run) -> int:
@@ -116,6 +125,19 @@ def _previous(run: Run) -> PreviousLive:
     assert schedule is not None
     earlier = earlier_runs(run)
     return PreviousLive(listed(other.id_bytes for other in earlier), len(earlier), schedule.rule.overlap)
+
+
+def _waits_for_tasks(state: State, run: Run) -> WaitsForTasks:
+    unmet = state.unmet[run.task.id]
+    return WaitsForTasks(tuple([_upstream(state, each) for each in islice(unmet, HOLDERS_LISTED_MAX)]), len(unmet))
+
+
+def _upstream(state: State, task_id: bytes) -> Upstream:
+    task = state.tasks[task_id]
+    run = task.head
+    return Upstream(
+        TaskId(bytes=task_id), task.handler, None if run is None else run.id, None if run is None else run.state.value
+    )
 
 
 def _in_progress(places: Places, run: Run) -> InProgress:
