@@ -72,6 +72,7 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "PAYLOAD_BYTES_MAX", "RESULT_BYTES_MAX", "NAME_CHARACTERS_MAX", "KEY_CHARACTERS_MAX", "TAGS_MAX",
             "TAG_CHARACTERS_MAX", "METADATA_BYTES_MAX", "DESCRIPTION_CHARACTERS_MAX", "SUBMIT_MANY_MAX",
+            "DEPENDENCIES_MAX", "OUTPUTS_MAX", "PATH_STEPS_MAX",
         ),
     ),
     ("actionqueue.core.submission", ("LIVE_RUNS_MAX",)),

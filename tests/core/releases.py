@@ -175,7 +175,9 @@ class AskingStory(Story):
                 return all(self._complete(task_id.bytes) for task_id in tasks) and len(tasks) == count
             case AskRetry(first):
                 reply = self.perform(RetryRun(run_id, self.next_id(self.now), "somebody"))
-                if isinstance(reply, NotRetryable):  # a dependency of it has failed, because of which it ended, or later
+                if isinstance(
+                    reply, NotRetryable
+                ):  # a dependency of it has failed, because of which it ended, or later
                     return first is not None and self._retry_upstream(first.bytes, run_id)
                 assert not isinstance(reply, ActionQueueError), reply
         return True
