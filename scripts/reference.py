@@ -86,6 +86,7 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("actionqueue.core.occurrences", ("CATCH_UP_RUNS_MAX", "QUEUED_MAX")),
     ("actionqueue.core.schedules", ("BACKFILL_RUNS_MAX",)),
     ("actionqueue.engine.engine", ("MAILBOX_POSTS_MAX", "TURN_EVENTS_MAX")),
+    ("actionqueue.engine.outputs", ("JOINED_BYTES_MAX",)),
     ("actionqueue.engine.writer", ("PAYLOAD_CACHE_BYTES",)),
     ("actionqueue.store.inbox", ("INBOX_ROWS_MAX",)),
     ("actionqueue.filters", ("LIMIT_MAX",)),
