@@ -206,4 +206,21 @@ ROWS: tuple[Row, ...] = (
             Goal(name="plain_per_s", title="… without", unit="/s"),
         ),
     ),
+    Row(
+        name="graphs",
+        measure="benchmarks.rows_graphs:graphs",
+        given=lambda scale: {
+            "width": 10_000,
+            "depth": 1_000,
+            "unrelated": _scaled(scale, 100_000, 20_000),
+            "pairs": 3,
+        },
+        limit_s=300,
+        goals=(
+            Goal(name="wide_per_s", title="10,000 tasks and one that waits for all", unit="/s"),
+            Goal(name="wide_beside", title="… beside 100,000 unrelated live runs", unit="×", at_least=0.8),
+            Goal(name="deep_per_s", title="a chain of 1,000", unit="/s"),
+            Goal(name="deep_beside", title="… beside 100,000 unrelated live runs", unit="×", at_least=0.8),
+        ),
+    ),
 )
