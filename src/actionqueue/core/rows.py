@@ -60,6 +60,8 @@ ATTEMPT_COLUMNS = (
 )  # fmt: skip
 TAG_COLUMNS = ("tag", "run_id")
 ENTRY_COLUMNS = ("kind", "key", "body", "crc")
+STEP_COLUMNS = ("run_id", "name", "kind", "at", "body", "crc")
+"""What a retry chain has recorded, under the id of its first run (the token)."""
 ENDED_ENTRIES = "schedule_ended"
 """The kind of entries that tell of schedules that are over; they go when their tasks are pruned."""
 
