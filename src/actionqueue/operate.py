@@ -183,13 +183,14 @@ class Operating:
         """Cancel all live runs of a task, as ``cancel_run`` does; how many that concerned. Raises ``UnknownTask``."""
         return self._send(CancelTask(task_id_of(task_id), how, self.asker()), int)
 
-    def _op_retry_run(self, run_id: RunKey) -> Operation[RunId]:
+    def _op_retry_run(self, run_id: RunKey, *, fresh: bool = False) -> Operation[RunId]:
         """A new run of the same task for a failed or canceled one, linked to it; its id.
 
-        It has all its attempts again, and the idempotency token of the first run of the chain. Raises ``NotRetryable``
+        It has all its attempts again, and the idempotency token of the first run of the chain. What steps and waits have
+        recorded carries over, unless ``fresh``: then it is forgotten, and all is done again. Raises ``NotRetryable``
         (completed, live, or being retried already), ``UnknownRun``.
         """
-        command = RetryRun(run_id_of(run_id), fresh_id_bytes(), self.asker())
+        command = RetryRun(run_id_of(run_id), fresh_id_bytes(), self.asker(), fresh=fresh)
         return self._send(command, lambda reply: RunId(bytes=reply[1]))
 
     def _op_reschedule(self, run_id: RunKey, at: datetime) -> Operation[None]:

@@ -21,6 +21,7 @@ from actionqueue.core.errors import (
     CommitUnknown,
     Conflict,
     DuplicateHandler,
+    DuplicateStep,
     EpochLost,
     IdempotencyConflict,
     InvalidArguments,
@@ -49,7 +50,10 @@ from actionqueue.core.errors import (
     RunFailed,
     RunInstanceConstructionError,
     RunInstanceError,
+    SignalConflict,
+    SignalTimeout,
     StaleReport,
+    StepTooLarge,
     StoreDamaged,
     StoreError,
     StoreHeld,
@@ -83,6 +87,7 @@ from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
 from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.core.usage import LimitRecord
 from actionqueue.core.version import __version__
+from actionqueue.durable import Signal
 from actionqueue.executors.endings import TerminalFailure
 from actionqueue.handle import TaskHandle
 from actionqueue.reading import StateChange
@@ -101,6 +106,7 @@ from actionqueue.records import (
     TaskRecord,
 )
 from actionqueue.running import IdleSummary
+from actionqueue.signaling import StepRecord
 from actionqueue.task import Call, Task
 from actionqueue.verify import VerifyReport
 from actionqueue.verify_log import Problem
@@ -128,6 +134,7 @@ __all__ = [
     "Context",
     "Cron",
     "DuplicateHandler",
+    "DuplicateStep",
     "DurationEstimate",
     "EngineRecord",
     "EpochLost",
@@ -185,12 +192,17 @@ __all__ = [
     "RunRecord",
     "RunState",
     "ScheduleRecord",
+    "Signal",
+    "SignalConflict",
+    "SignalTimeout",
     "SkipRecord",
     "SlotsRecord",
     "Snooze",
     "StaleReport",
     "StateChange",
     "Stats",
+    "StepRecord",
+    "StepTooLarge",
     "StoreDamaged",
     "StoreError",
     "StoreHeld",

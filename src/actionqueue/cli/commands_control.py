@@ -41,10 +41,12 @@ def retry(options: Namespace) -> int:
 
     def one(client: StoreClient, id: RunId | TaskId) -> Outcome:
         run_id = id if isinstance(id, RunId) else _newest_run(client, id)
-        new, queued = control(lambda: client.retry_run(run_id))
+        new, queued = control(lambda: client.retry_run(run_id, fresh=options.fresh))
         return {"run_id": run_id, "new_run_id": new, "queued": queued}
 
     def many(client: StoreClient, wanted: dict[str, Any]) -> int:
+        if options.fresh:
+            raise Misuse("--fresh goes with ids")
         return client.retry_runs(dry_run=options.dry_run, **wanted)
 
     return _bulk(options, "retry", one, many)

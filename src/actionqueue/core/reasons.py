@@ -28,6 +28,7 @@ class Where(enum.Enum):
     QUARANTINE = 5
     RUNNING = 6
     OVERLAP = 7
+    AWAITING = 9
 
 
 def snake(name: str) -> str:
@@ -119,6 +120,22 @@ class PreviousLive(Struct, frozen=True, tag=snake):
     overlap: str
 
 
+class AwaitsSignal(Struct, frozen=True, tag=snake):
+    """Waits for a signal of that name and key since ``since``, until ``until`` at the latest (None: for ever)."""
+
+    name: str
+    key: str | None
+    until: datetime | None
+    since: datetime
+
+
+class Sleeping(Struct, frozen=True, tag=snake):
+    """Its handler sleeps until then, without holding a worker."""
+
+    until: datetime
+    since: datetime
+
+
 class InProgress(Struct, frozen=True, tag=snake):
     """Attempt number ``attempt`` has been running since ``since``, on ``executor`` (None: of a process that is gone)."""
 
@@ -165,6 +182,8 @@ Reason = (
     | TakesItsTurn
     | AheadInLine
     | PreviousLive
+    | AwaitsSignal
+    | Sleeping
     | InProgress
     | Ended
     | NotDecided
@@ -213,6 +232,14 @@ class ItsTurn(Struct, frozen=True, tag=snake):
     """The engine comes to it; nothing needs to be done."""
 
 
+class SignalComes(Struct, frozen=True, tag=snake):
+    """A signal of that name and key is sent, or (``or_at``) time passes until then."""
+
+    name: str
+    key: str | None
+    or_at: datetime | None
+
+
 class StartEngine(Struct, frozen=True, tag=snake):
     """An engine is started on the store."""
 
@@ -221,13 +248,15 @@ class AskRetry(Struct, frozen=True, tag=snake):
     """Nothing releases what has ended; a retry makes a new run in its place."""
 
 
-Release = AtInstant | ResumeScope | RegisterHandler | RunsEnd | MoreSlots | ItsTurn | StartEngine | AskRetry
+Release = (
+    AtInstant | ResumeScope | RegisterHandler | RunsEnd | MoreSlots | ItsTurn | SignalComes | StartEngine | AskRetry
+)
 
 
 def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for each reason
     """What would release it; None where there is nothing to release (it runs, or is done)."""
     match reason:
-        case NotYetDue(until) | RateLimited(until=until):
+        case NotYetDue(until) | RateLimited(until=until) | Sleeping(until):
             return AtInstant(until)
         case Paused(scope, name):
             return ResumeScope(scope, name)
@@ -243,6 +272,8 @@ def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for eac
             return ItsTurn() if holder is None else RunsEnd((holder,), 1)
         case PreviousLive(previous, live):
             return RunsEnd(previous, live)
+        case AwaitsSignal(name, key, until):
+            return SignalComes(name, key, until)
         case AheadInLine() | NotDecided(has_engine=True):
             return ItsTurn()
         case NoEngineRuns() | NotDecided():

@@ -21,6 +21,7 @@ from actionqueue.core.errors import (
 from actionqueue.core.ids import NIL, RunId, TaskId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.lanes import Lane
+from actionqueue.core.records import set_count
 from actionqueue.core.rules import CronRule, Rule, timetable
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Submission, TaskOptions, submission_problems
@@ -116,6 +117,10 @@ class RunAdded(Struct, frozen=True, array_like=True, tag=2):
     priority: int
     by: str
     image: TaskImage | None = None
+    records: int = 0
+    """How many records its chain has, which carry over."""
+    fresh: bool = False
+    """They are forgotten instead."""
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -148,6 +153,8 @@ class KnownRun(Struct, array_like=True):
     priority: int = 0
     newest: bytes = b""
     """The newest run of its chain of retries (empty: itself)."""
+    records: int = 0
+    """How many records the chain has."""
 
 
 class Submit(Struct, array_like=True, tag="submit"):
@@ -168,6 +175,8 @@ class RetryRun(Struct, array_like=True, tag="retry_run"):
     by: str = ""
     known: KnownRun | None = None
     at_us: int | None = None
+    fresh: bool = False
+    """Whether the chain's records (of steps and waits) are forgotten, so that everything is done again."""
 
 
 # --- decide -----------------------------------------------------------------------------------------------------
@@ -406,7 +415,7 @@ def decide_retry(state: State, command: RetryRun, now: int) -> Accepted | Action
     due_at = now if command.at_us is None else max(command.at_us, now)
     added = RunAdded(
         now, image.task_id, command.new_run_id, due_at, command.run_id, known.token, known.priority, command.by,
-        None if live is not None else image,
+        None if live is not None else image, 0 if command.fresh else known.records, command.fresh,
     )  # fmt: skip
     return Accepted([added], (image.task_id, command.new_run_id))
 
@@ -470,6 +479,10 @@ def apply_run_added(state: State, event: RunAdded) -> None:
     task.finished_at = None
     run = _add_run(state, task, event.run_id, event.due_at, event.at, event.priority, "retry")
     run.lineage = Lineage(event.retry_of, event.token, event.by)
+    if event.fresh:
+        state.forgotten.append(event.token)
+    elif event.records:
+        set_count(state, event.token, event.records)
     state.dirty_tasks[task.id] = task
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreUnavailable, UnknownTask
 from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.rows import Row
 from actionqueue.core.state import FAILED, RETRY_WAIT, Outcome
 from actionqueue.engine import lookups
-from actionqueue.engine.tickets import Ticket, settle_all
+from actionqueue.engine.tickets import CallTicket, Ticket, settle_all
 from actionqueue.engine.work import Ended, Post, Turn
 from actionqueue.executors.endings import failed, put_off
-from actionqueue.executors.port import Assignment
+from actionqueue.executors.port import Asked, Assignment
 from actionqueue.store.codec import digest
 from actionqueue.store.port import Reader, Store
 
@@ -110,6 +111,8 @@ class Effects:
             post = writer.mailbox.popleft()
             if isinstance(post, Post) and post.ticket is not None:
                 tickets.append(post.ticket)
+            elif isinstance(post, Asked):
+                tickets.append(CallTicket(post.settle))
         settle_all([(ticket, error) for ticket in tickets])
 
     def _remember(self, ended: list[tuple[bytes, Ended]]) -> None:
@@ -141,6 +144,8 @@ class Effects:
     def _start(self, turn: Turn) -> None:
         if turn.unread:
             self._read_payloads(turn)
+        if turn.unrecorded:
+            self._read_records(turn)
         for name, assignments in turn.starts.items():
             executor = self._engine.executors[name]
             try:
@@ -178,10 +183,41 @@ class Effects:
             self._put_off(withheld)
         else:
             withheld = self._give_payloads(turn.unread, bodies)
-        if withheld:
-            ids = {assignment.attempt_id for assignment in withheld}
-            for assignments in turn.starts.values():
-                assignments[:] = [each for each in assignments if each.attempt_id not in ids]
+        _withhold(turn, withheld)
+
+    def _read_records(self, turn: Turn) -> None:
+        """Read what the chains have recorded; an attempt whose records are damaged fails for good instead of starting."""
+        withheld: list[Assignment] = []
+        try:
+            found = self._records([each.token for each in turn.unrecorded])
+        except StoreUnavailable as error:
+            logger.warning("records cannot be read now (%s); their attempts are tried again in a second", error)
+            withheld = turn.unrecorded
+            self._put_off(withheld)
+        else:
+            for assignment in turn.unrecorded:
+                rows = found.get(assignment.token)
+                if rows is None:
+                    withheld.append(assignment)
+                else:
+                    assignment.records = [(name, kind, body) for _, name, kind, _, body in rows]
+            message = "what earlier attempts have recorded is unreadable: bytes changed on disk"
+            self._engine.report([failed(each, "records_damaged", message, terminal=True) for each in withheld])
+        _withhold(turn, withheld)
+
+    def _records(self, tokens: Sequence[bytes]) -> Mapping[bytes, list[Row]]:
+        """Records by chain, without those of chains of which one is damaged; raises when nothing can be read any more."""
+        ask = self._payloads.ask
+        try:
+            return ask(lambda reader: reader.steps_of(tokens))
+        except StoreDamaged as error:
+            ask(lambda reader: reader.projected_seq())
+            logger.error("records are damaged, and are read one by one: %s", error)  # noqa: TRY400
+        found: dict[bytes, list[Row]] = {}
+        for token in tokens:
+            with suppress(StoreDamaged):
+                found.update(ask(lambda reader, token=token: reader.steps_of([token])))  # type: ignore[misc]
+        return found
 
     def _bodies(self, task_ids: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Arguments by task, without those that are on a damaged page; raises when nothing can be read any more."""
@@ -263,6 +299,15 @@ class Effects:
                 self._engine.await_task(task_id, ticket)
             else:
                 ticket.settle(ended)
+
+
+def _withhold(turn: Turn, withheld: list[Assignment]) -> None:
+    """These attempts do not begin."""
+    if withheld:
+        ids = {assignment.attempt_id for assignment in withheld}
+        turn.unrecorded = [each for each in turn.unrecorded if each.attempt_id not in ids]
+        for assignments in turn.starts.values():
+            assignments[:] = [each for each in assignments if each.attempt_id not in ids]
 
 
 def _answer_of(asking: Asking, question: Callable[[Reader], Any]) -> Any:

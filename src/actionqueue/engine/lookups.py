@@ -13,6 +13,7 @@ from actionqueue.core.loading import attempt_from
 from actionqueue.core.machine import Command
 from actionqueue.core.rows import RUN_COLUMNS, latest_attempt_row
 from actionqueue.core.state import FIRST_TERMINAL
+from actionqueue.core.steps import NOTE
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
 from actionqueue.engine.work import Ended
 from actionqueue.store.codec import digest
@@ -68,7 +69,8 @@ def _known_run(reader: Reader, run_id: bytes) -> KnownRun | None:
     )  # fmt: skip
     token = row[20] or run_id
     chain = [each for each in reader.runs_of(row[1]) if (each[20] or each[0]) == token]
-    return KnownRun(run_id, row[4], token, image, row[6], _newest(chain)[0])
+    records = sum(kind != NOTE for _, _, kind, _, _ in reader.steps_of([token])[token])
+    return KnownRun(run_id, row[4], token, image, row[6], _newest(chain)[0], records)
 
 
 def _newest(runs: list[tuple[Any, ...]]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.machine import Command, Event
-from actionqueue.core.rows import Projection
+from actionqueue.core.rows import Projection, Row
 from actionqueue.core.state import ErrorInfo
 from actionqueue.engine.tickets import Ticket
 from actionqueue.executors.port import Assignment
@@ -55,6 +55,12 @@ class Turn(Struct):
     """By executor: attempts to hand over, as they were when they were decided."""
     unread: list[Assignment] = field(default_factory=list)
     """Those of them whose arguments have left memory, and are read first."""
+    unrecorded: list[Assignment] = field(default_factory=list)
+    """Those of them whose chains have records, which are read first."""
+    steps: list[Row] = field(default_factory=list)
+    """Rows of records, written with the events that tell of them."""
+    dropped_steps: list[bytes] = field(default_factory=list)
+    """Chains whose records go."""
     stops: list[tuple[str, bytes, str, bool]] = field(default_factory=list)
     """(executor, attempt id, reason, by force)"""
     abandoned: list[tuple[str, bytes]] = field(default_factory=list)

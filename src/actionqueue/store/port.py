@@ -2,9 +2,8 @@
 
 A store keeps six things: the **log** (one row per commit: its events as bytes, chained by hash), the **projection**
 (tables of tasks, runs and attempts, exact as of ``projected_seq``), the **blobs** (payloads under the task's id,
-results under the run's), the **records** of
-retry chains (steps and waits that are over), **replies** to commands that came through the inbox, and the **epoch** of the engine that may
-write. It never looks into an event.
+results under the run's), the **records** of retry chains (steps and waits that are over), **replies** to commands that
+came through the inbox, and the **epoch** of the engine that may write. It never looks into an event.
 
 Errors of ``commit`` say what is known of the outcome: ``StoreUnavailable`` means nothing was written (try again);
 ``CommitUnknown`` means it may have been; ``EpochLost`` means another engine has taken over and nothing was written.
