@@ -32,9 +32,11 @@ from actionqueue.core.reasons import (
     Release,
     ResumeScope,
     RunsEnd,
+    SignalComes,
     StartEngine,
     Where,
 )
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.state import Outcome, Run
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.random_stories import Step, act
@@ -137,7 +139,7 @@ class AskingStory(Story):
 
     # --- doing -----------------------------------------------------------------------------------------------------
 
-    def do(self, release: Release, run_id: bytes) -> None:
+    def do(self, release: Release, run_id: bytes) -> None:  # noqa: C901 - a case for each release
         """That, and no other command. What is told is the least that does it: a little less does not."""
         attempts = self._attempts(run_id)
         match release:
@@ -160,6 +162,13 @@ class AskingStory(Story):
             case ItsTurn():
                 self.holding = False
                 self.settle()
+            case SignalComes(name, key, or_at):
+                if or_at is not None and self.chance.random() < 0.5:
+                    self.advance(max(0, instant_us(or_at) - 1 - self.now))
+                    self.has_not_started(run_id, attempts)
+                    self.advance(max(0, instant_us(or_at) - self.now))
+                else:
+                    self.perform(SendSignal(f"release-{self.now}-{len(self.log)}", name, key))
             case StartEngine():
                 self.restart()
             case AskRetry():
