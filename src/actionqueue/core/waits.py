@@ -94,8 +94,8 @@ def end_waits(state: State, runs: Iterable[Run], how: str, at: int, order: int =
     for run in runs:
         wait = places.awaiting.waits[run.id_bytes]
         if order and signal is None:
-            kept = places.awaiting.kept[wait.address]
-            signal = next(each for each in reversed(kept) if each.order == order)
+            kept = places.awaiting.kept.get(wait.address, ())
+            signal = next((each for each in reversed(kept) if each.order == order), None)
         places.leave(run)
         counts[AWAITING] -= 1
         counts[READY] += 1
