@@ -151,8 +151,8 @@ class WaitBook:
 
     def pruned(self, token: bytes) -> None:
         """The run is gone, and what its chain recorded."""
-        self.rows.pop(token, None)
-        self._expected.pop(token, None)
+        for of in (self.rows, self._expected, self._given):
+            of.pop(token, None)  # type: ignore[attr-defined]
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
