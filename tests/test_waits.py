@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import runpy
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from actionqueue import (
     CONTEXT,
     ActionQueue,
+    CommitUnknown,
     Context,
     DuplicateStep,
     InvalidSubmission,
@@ -29,6 +32,7 @@ from actionqueue import (
     fixed,
 )
 from actionqueue.testing import Simulation, context
+from tests.process.programs import waiting
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "approval.py"
 
@@ -55,7 +59,7 @@ def state_of(queue: ActionQueue, job: Any) -> str:
 )
 @pytest.mark.parametrize("crash", [False, True])
 def test_the_approval_is_executed_or_compensated_once(answer: bool | None, by: str, ends: str, *, crash: bool) -> None:
-    """approval_workflow: plan, a named person's signal with a three-day timeout, execute or compensate."""
+    """Plan, a named person's signal with a three-day timeout, execute or compensate."""
     program = runpy.run_path(str(EXAMPLE))
     queue, purchase, done = program["queue"], program["purchase"], program["done"]
     with Simulation(queue) as sim:
@@ -203,7 +207,7 @@ def test_what_the_code_no_longer_asks_for_is_tolerated_and_said(
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_retry_goes_on_with_the_records_unless_it_is_fresh(queue: ActionQueue, *, fresh: bool) -> None:
-    """attempt_lineage: recorded steps carry over to the run that is asked for in its place."""
+    """Recorded steps carry over to the run that is asked for in its place."""
     calls: list[str] = []
 
     @queue.task
@@ -292,7 +296,7 @@ def test_keys_are_matched_exactly_and_numbers_are_their_texts(queue: ActionQueue
 def test_a_waiting_run_gives_its_key_back_unless_it_holds_it(
     queue: ActionQueue, hold: tuple[str, ...], *, starts: bool
 ) -> None:
-    """suspended_concurrency_key: the same for a run that awaits."""
+    """Holding over the wait is asked for by the state's name."""
 
     @queue.task(limits=[Limit("only", capacity=1)], hold=hold)
     def waits(*, ctx: Context = CONTEXT) -> None:
@@ -434,3 +438,52 @@ def test_a_step_that_is_refused_because_its_attempt_was_given_up_raises(queue: A
             time.sleep(0.01)
         assert seen == ["NotRunning"]
         assert queue.steps(job.run_id) == []
+
+
+@pytest.mark.parametrize("kind", ["thread", "async"])
+def test_a_step_returns_only_once_it_is_durable(queue: ActionQueue, kind: str) -> None:
+    """The commit of its record fails: whoever did it must not go on as if it were recorded."""
+    told: list[str] = []
+
+    def plain(*, ctx: Context = CONTEXT) -> None:
+        sim.disk.arm("unknown_lost")
+        try:
+            ctx.step("a", lambda: told.append("done"))
+            told.append("recorded")
+        except CommitUnknown:
+            told.append("refused")
+
+    async def later(*, ctx: Context = CONTEXT) -> None:
+        sim.disk.arm("unknown_lost")
+        try:
+            await ctx.step("a", lambda: told.append("done"))
+            told.append("recorded")
+        except CommitUnknown:
+            told.append("refused")
+
+    task = queue.task(plain if kind == "thread" else later)
+    with Simulation(queue) as sim:
+        task.submit()
+        with suppress(CommitUnknown):
+            sim.run_until_idle()
+        assert told[0] == "done"
+        assert "recorded" not in told
+
+
+@pytest.mark.slow
+def test_steps_and_waits_work_in_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAITING_STORE", str(tmp_path / "jobs.db"))
+    program = importlib.reload(waiting)
+    queue = program.queue
+    with queue.running():
+        jobs = [program.waits.submit(n) for n in range(3)]
+        deadline = time.monotonic() + 30
+        while queue.stats().runs["awaiting"] < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        queue.signal("go", payload="x")
+        assert [job.result(timeout=30) for job in jobs] == [[n, "x", n] for n in range(3)]
+        bad = program.too_large.submit()
+        with pytest.raises(RunFailed) as caught:
+            bad.result(timeout=30)
+        assert "StepTooLarge" in str(queue.get_run(bad.run_id).error_kind), caught.value
+    assert queue.verify().ok

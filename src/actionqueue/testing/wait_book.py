@@ -152,7 +152,7 @@ class WaitBook:
     def pruned(self, token: bytes) -> None:
         """The run is gone, and what its chain recorded."""
         for of in (self.rows, self._expected, self._given):
-            of.pop(token, None)  # type: ignore[attr-defined]
+            of.pop(token, None)
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
