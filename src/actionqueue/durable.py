@@ -8,44 +8,25 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from actionqueue.core.awaiting import SIGNAL, SLEEP, WaitAsked
 from actionqueue.core.awaiting import Signal as KeptSignal
 from actionqueue.core.errors import SignalTimeout
-from actionqueue.core.instants import parse_duration_us, shown_datetime
+from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.records import STEP
 from actionqueue.core.spec import text_problem
 from actionqueue.core.waits import TIMED_OUT, WaitRecord, wait_record
 from actionqueue.executors.memory import Memory, memory_of
 from actionqueue.executors.port import AttemptControl
+from actionqueue.records import signal_of
 from actionqueue.signature import decode_hook, encode_hook
 
 _encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 _MISSING: Any = object()
-
-
-class Signal(Struct, frozen=True, kw_only=True):
-    """A signal: what was sent, by whom, and when. ``payload`` is a JSON value."""
-
-    id: str
-    name: str
-    key: str | None
-    payload: Any
-    by: str
-    sent_at: datetime
-
-
-def signal_of(kept: KeptSignal) -> Signal:
-    """A signal as people see it."""
-    payload = msgspec.json.decode(kept.payload)
-    return Signal(
-        id=kept.id, name=kept.name, key=kept.key, payload=payload, by=kept.by, sent_at=shown_datetime(kept.at)
-    )  # fmt: skip
 
 
 class Durable:

@@ -87,7 +87,6 @@ from actionqueue.core.spec import Once, TaskConstraints, TaskMetadata, TaskSpec
 from actionqueue.core.timetables import Cron, Repeat
 from actionqueue.core.usage import LimitRecord
 from actionqueue.core.version import __version__
-from actionqueue.durable import Signal
 from actionqueue.executors.endings import TerminalFailure
 from actionqueue.handle import TaskHandle
 from actionqueue.reading import StateChange
@@ -100,6 +99,7 @@ from actionqueue.records import (
     Refusal,
     RunRecord,
     ScheduleRecord,
+    Signal,
     SkipRecord,
     SlotsRecord,
     Stats,

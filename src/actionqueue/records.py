@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from msgspec import Struct, msgpack
+from msgspec import Struct, json, msgpack
 
+from actionqueue.core.awaiting import Signal as KeptSignal
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.ids import AttemptId, RunId, TaskId
-from actionqueue.core.instants import to_datetime
+from actionqueue.core.instants import shown_datetime, to_datetime
 from actionqueue.core.loading import attempt_from
 from actionqueue.core.rows import Row, ScheduleBody
 from actionqueue.core.rules import CronRule, describe
@@ -275,6 +276,25 @@ def attempt_record(row: Row) -> AttemptRecord:
         retry_at=_when(attempt.retry_at),
         abandoned=attempt.abandoned,
     )
+
+
+class Signal(Struct, frozen=True, kw_only=True):
+    """A signal: what was sent, by whom, and when. ``payload`` is a JSON value."""
+
+    id: str
+    name: str
+    key: str | None
+    payload: Any
+    by: str
+    sent_at: datetime
+
+
+def signal_of(kept: KeptSignal) -> Signal:
+    """A signal as people see it."""
+    payload = json.decode(kept.payload)
+    return Signal(
+        id=kept.id, name=kept.name, key=kept.key, payload=payload, by=kept.by, sent_at=shown_datetime(kept.at)
+    )  # fmt: skip
 
 
 _TIMED = ("scheduled", "retry_wait")

@@ -20,10 +20,10 @@ from actionqueue.core.records import STEP
 from actionqueue.core.signals import SendSignal, signal_problems
 from actionqueue.core.steps import NOTE, UNASKED
 from actionqueue.core.waits import wait_record
-from actionqueue.durable import Signal, signal_of
 from actionqueue.filters import check_limit
 from actionqueue.operate import RunKey, run_id_of
 from actionqueue.operations import Operation, awaiting, blocking
+from actionqueue.records import Signal, signal_of
 from actionqueue.scheduling import SchedulingOperating
 from actionqueue.signature import encode_hook
 from actionqueue.store.port import Reader
