@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from msgspec import json
+from msgspec import json, msgpack
 
 from actionqueue.administer import Administering
 from actionqueue.client_line import SentTasks
@@ -45,6 +45,7 @@ from actionqueue.core.spec import (
 )
 from actionqueue.core.submission import LIVE_RUNS_MAX, Submit
 from actionqueue.core.timetables import Cron, Repeat
+from actionqueue.depending import chosen_depends
 from actionqueue.engine.tickets import Ticket
 from actionqueue.handle import TaskHandle
 from actionqueue.handler import Handler
@@ -648,6 +649,9 @@ def _submission_of(spec: TaskSpec) -> Submission:
     _check_is(spec.payload, bytes, "payload: give bytes")
     policy, rule = policy_of(spec.policy)
     constraints, metadata = spec.constraints, spec.metadata
+    depends = None
+    if spec.depends_on or spec.allow_partial or spec.on_upstream_failure != "cancel":
+        depends = chosen_depends(None, spec.depends_on, spec.on_upstream_failure, spec.allow_partial)
     rare = TaskOptions(
         timeout_us=constraints.timeout_us,
         backoff=constraints.backoff,
@@ -677,13 +681,15 @@ def _submission_of(spec: TaskSpec) -> Submission:
         spec.id is not None,
         constraints.expires_us,
         rule,
+        depends=depends,
     )
     if spec.id is not None and spec.id.int == 0:
         raise InvalidSubmission("id: the nil id is no task id", problems={"id": "nil"})
     validate(item, PAYLOAD_BYTES_MAX)
     if item.key is not None or item.task_id_given:
         policy_text = f"{policy.at_us}/{policy.delay_us}".encode() + (b"" if rule is None else json.encode(rule))
-        item.content = digest(b"\0".join((spec.handler.encode(), spec.payload, policy_text)))
+        waits = () if depends is None else (msgpack.encode(depends),)
+        item.content = digest(b"\0".join((spec.handler.encode(), spec.payload, policy_text, *waits)))
     return item
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from actionqueue.core.errors import ManyRuns, RunCanceled, RunFailed
 from actionqueue.core.explain import Explanation
@@ -14,6 +14,7 @@ from actionqueue.engine.tickets import Ticket
 from actionqueue.engine.work import Ended
 from actionqueue.executors.port import current_attempt
 from actionqueue.operations import Operation, Script, awaiting, awaiting_script, blocking, blocking_script
+from actionqueue.placeholder import Placeholder
 from actionqueue.records import RunRecord
 
 if TYPE_CHECKING:
@@ -87,6 +88,29 @@ class TaskHandle(Generic[R_co]):
         """Whether the submission made the task; None while that is undecided."""
         self._learn()
         return self._created
+
+    @property
+    def output(self) -> R_co:
+        """Its result, to be passed on as an argument of another task, which then waits for this one.
+
+        Anywhere inside the arguments: in lists, tuples, values of mappings, fields of dataclasses. Typed as the result;
+        doing anything else with it raises ``NotYetAResult``. Raises ``ManyRuns`` for a schedule.
+
+        >>> from actionqueue import ActionQueue
+        >>> queue = ActionQueue(":memory:")
+        >>> @queue.task
+        ... def double(n: int) -> int:
+        ...     return 2 * n
+        >>> @queue.task
+        ... def add_up(parts: list[int]) -> int:
+        ...     return sum(parts)
+        >>> with queue.running():
+        ...     add_up.submit([double.submit(n).output for n in (1, 2, 3)]).result(timeout=10)
+        12
+        """
+        self._refuse_schedule("result of its own")
+        is_bytes = self._handler is None or self._handler.signature.returns_bytes
+        return cast("R_co", Placeholder(self.id.bytes, is_bytes=is_bytes))
 
     def __repr__(self) -> str:
         name = "" if self._handler is None else f" {self._handler.name}"

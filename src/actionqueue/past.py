@@ -25,7 +25,7 @@ from actionqueue.store.port import Batch, Commit, Reader
 from actionqueue.store.sqlite import SQLiteStore
 from actionqueue.store.sqlite_reader import SQLiteReader
 from actionqueue.store_client import StoreClient
-from actionqueue.verify_log import concerning
+from actionqueue.verify_log import beyond, concerning, forget
 
 EVENTS_PER_PROJECTION = 5_000
 
@@ -132,6 +132,9 @@ class _Past:
 
     def _apply(self, event: Any, commit: Commit) -> None:
         state = self._machine.state
+        for task_id in beyond(event, state, self._submitted.__contains__) if self._partial else ():
+            forget(state, task_id)
+            self._submitted.discard(task_id)
         told = concerning(event, state, self._submitted.__contains__) if self._partial else event
         if told is None:
             state.last_seq += 1

@@ -40,6 +40,9 @@ from actionqueue.core.reasons import (
     Sleeping,
     StartEngine,
     TakesItsTurn,
+    TasksComplete,
+    Upstream,
+    WaitsForTasks,
     release_of,
 )
 
@@ -78,5 +81,8 @@ __all__ = [
     "Sleeping",
     "StartEngine",
     "TakesItsTurn",
+    "TasksComplete",
+    "Upstream",
+    "WaitsForTasks",
     "release_of",
 ]

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from actionqueue.bulk import BulkOperating
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.ids import RunId, TaskId, fresh_id_bytes
 from actionqueue.core.instants import instant_us
 from actionqueue.core.schedules import AskBackfill, Retire, Trigger
 from actionqueue.core.spec import text_problem
+from actionqueue.depending import DependingOperating
 from actionqueue.operations import Operation, awaiting, blocking
 from actionqueue.reading import read_schedules
 from actionqueue.records import ScheduleRecord
 
 
-class SchedulingOperating(BulkOperating):
+class SchedulingOperating(DependingOperating):
     """The part of ``ActionQueue`` that concerns schedules."""
 
     def _op_schedules(self, *, ended: bool = False) -> Operation[list[ScheduleRecord]]:

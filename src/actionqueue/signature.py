@@ -15,13 +15,20 @@ from typing import Any
 import msgspec
 
 from actionqueue.core.errors import InvalidArguments, InvalidSubmission
+from actionqueue.placeholder import Joined, Placeholder, take_out
 from actionqueue.templates import scalar_text
 
 _EMPTY = inspect.Parameter.empty
 
 
+class _HasPlaceholder(Exception):
+    """Among the arguments is the output of a task, which is not there yet."""
+
+
 def encode_hook(value: Any) -> Any:
     """What msgspec does not know: pydantic models."""
+    if isinstance(value, Placeholder):
+        raise _HasPlaceholder
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
@@ -38,6 +45,8 @@ def decode_hook(kind: type, value: Any) -> Any:
     raise NotImplementedError(f"{kind.__qualname__} cannot be decoded from JSON")
 
 
+_UNFIT = (msgspec.MsgspecError, TypeError, ValueError, NotImplementedError, RecursionError, OverflowError)
+"""What encoding and checking raise where arguments do not fit."""
 _encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 _encode_canonical = msgspec.json.Encoder(enc_hook=encode_hook, order="deterministic").encode
 
@@ -49,7 +58,7 @@ class Signature:
     """
 
     __slots__ = (
-        "_args_decoder", "_defaults", "_keyword_only", "_names", "_positional", "_result_decoder", "context_name",
+        "_args_decoder", "_defaults", "_keyword_only", "_kinds", "_names", "_positional", "_result_decoder", "context_name",
         "name", "required", "returns_bytes",
     )  # fmt: skip
 
@@ -74,6 +83,7 @@ class Signature:
             if parameter.default is not _EMPTY:
                 self._defaults[parameter.name] = parameter.default
             fields.append((parameter.name, annotation))
+        self._kinds = dict(fields)
         self.required = [each for each in self._names if each not in self._defaults]
         self._args_decoder = self._make_decoder(fields)
         returns = hints.get("return", Any)
@@ -119,16 +129,23 @@ class Signature:
         try:
             body = _encode(values)
             self._args_decoder.decode(body)
-        except (
-            msgspec.MsgspecError,
-            TypeError,
-            ValueError,
-            NotImplementedError,
-            RecursionError,
-            OverflowError,
-        ) as error:
+        except _HasPlaceholder:
+            return self._encode_joined(values)
+        except _UNFIT as error:
             raise self._misfit(str(error)) from error
         return body
+
+    def _encode_joined(self, values: dict[str, Any]) -> Joined:
+        """Arguments with outputs of tasks among them: those parameters are checked as the task starts."""
+        try:
+            found = take_out(values, encode_hook)
+            for name in found.values.keys() - found.names:
+                msgspec.json.decode(_encode(found.values[name]), type=self._kinds[name], dec_hook=decode_hook)
+            joined = Joined(_encode(found.values))
+        except _UNFIT as error:
+            raise self._misfit(str(error)) from error
+        joined.found = found
+        return joined
 
     def canonical(self, body: bytes) -> bytes:
         """The same arguments in one spelling, for comparing contents."""

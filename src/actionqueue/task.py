@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
+from uuid import UUID
 
 from msgspec import Struct, json, msgpack, to_builtins
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from actionqueue.core.spec import (
     DURATION_US_MAX,
     NO_OPTIONS,
     RESULT_BYTES_MAX,
+    Depends,
     Submission,
     TaskOptions,
     name_problem,
@@ -30,9 +32,11 @@ from actionqueue.core.spec import (
 )
 from actionqueue.core.state import Declaration
 from actionqueue.core.timetables import Cron, Repeat
+from actionqueue.depending import chosen_depends, joined
 from actionqueue.executors import locators
 from actionqueue.handler import Handler
 from actionqueue.operations import Operation
+from actionqueue.placeholder import Joined
 from actionqueue.templates import NeedTemplates, Wanted, wanted
 
 if TYPE_CHECKING:
@@ -78,6 +82,7 @@ class Chosen(Struct, frozen=True):
     rare: TaskOptions = NO_OPTIONS
     wanted: Wanted | None = None
     rule: Rule | None = None
+    depends: Depends | None = None
 
 
 NOTHING_CHOSEN = Chosen()
@@ -230,6 +235,12 @@ class Task(Generic[P, R]):
 
     def _submission(self, body: bytes, task_id: bytes, run_id: bytes) -> Submission:
         template, chosen, needs = self._template, self._chosen, self._needs
+        depends = chosen.depends
+        if type(body) is Joined:
+            depends = joined(depends, body.found, needs.names)
+            body = bytes(body)
+        if depends is not None and not depends.on:
+            depends = None
         options = needs.filled(template.options, body) if needs.names else template.options
         item = Submission(
             chosen.task_id or task_id, run_id, template.handler, body,
@@ -237,22 +248,29 @@ class Task(Generic[P, R]):
             template.at_us, template.delay_us, options, template.key, template.key_lifetime_us, None,
             chosen.task_id is not None, template.expires_us, chosen.rule,
         )  # fmt: skip
+        if depends is not None:
+            item.depends = depends
+            validate(item)
         if item.key is not None or item.task_id_given:
-            item.content = self._content(body)
+            item.content = self._content(body, depends)
         if len(body) > _SMALL_BYTES:
             validate(item)
         return item
 
-    def _content(self, body: bytes) -> bytes:
-        """What an idempotency key compares: handler, canonical arguments, and the policy as written."""
+    def _content(self, body: bytes, depends: Depends | None) -> bytes:
+        """What an idempotency key compares: handler, canonical arguments, the policy as written, the dependencies."""
         chosen = self._chosen
         policy = json.encode([chosen.at_us, chosen.delay_us] + ([] if chosen.rule is None else [chosen.rule]))
         canonical = self._handler.signature.canonical(body)
-        return blake2b(b"\0".join((self.name.encode(), canonical, policy)), digest_size=16).digest()
+        waits = () if depends is None else (_packed(depends),)
+        return blake2b(b"\0".join((self.name.encode(), canonical, policy, *waits)), digest_size=16).digest()
 
     def scheduled(self, body: bytes, name: str, origin: str, rule: Rule) -> Submission:
         """A schedule of these encoded arguments under a name; its content is everything that makes it this one."""
         item = self.submission(body)
+        if item.depends is not None:
+            problem = "a schedule cannot depend on other tasks"
+            raise InvalidSubmission(f"schedule: {problem}", problems={"schedule": problem})
         item.rule, item.schedule_name, item.schedule_origin = rule, name, origin
         canonical = self._handler.signature.canonical(body)
         chosen = (
@@ -293,6 +311,9 @@ class Task(Generic[P, R]):
         tags: Iterable[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         description: str | None = None,
+        depends_on: Iterable[TaskHandle[Any] | TaskId | UUID | str] | None = None,
+        on_upstream_failure: Literal["cancel", "run"] | None = None,
+        allow_partial: bool | None = None,
     ) -> Self:
         """The same task with other options for what is submitted of it; the task itself is unchanged.
 
@@ -306,6 +327,11 @@ class Task(Generic[P, R]):
         Durations are timedelta, seconds, or text such as "15m", up to 100 years. What is left out stays as it was.
 
         ``schedule`` (``Cron`` or ``Repeat``) makes a run at each time it names; at most one of it, ``at`` and ``delay``.
+
+        ``depends_on`` are tasks (handles or ids, up to 10,000) that must have ended first, all their runs completed; so
+        must those whose ``output`` is passed as an argument. Where one ends otherwise, this task is canceled, and what
+        depends on it too; with ``on_upstream_failure="run"`` it runs all the same, and a result that is not there is
+        None. With ``allow_partial`` one completed run of a task with several is enough.
 
         Raises ``InvalidSubmission`` naming every problem.
 
@@ -341,6 +367,7 @@ class Task(Generic[P, R]):
             rare=rare,
             wanted=_chosen_needs(self._declared, old, concurrency_key, limits, rate, hold),
             rule=old.rule if schedule is None else rule_of(schedule),
+            depends=chosen_depends(old.depends, depends_on, on_upstream_failure, allow_partial),
         )
         variant = type(self)(self._queue, self._handler, self._declared, chosen)
         problems = variant.problems()
@@ -369,6 +396,7 @@ class Task(Generic[P, R]):
             chosen.key, chosen.key_lifetime_us, None,
             chosen.task_id is not None, declared.expires_us if chosen.expires_us is None else chosen.expires_us,
             chosen.rule,
+            depends=None if chosen.depends is None or not chosen.depends.on else chosen.depends,
         )  # fmt: skip
 
     def check_importable(self, *, bound: bool = True) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, field, msgpack
 from msgspec.structs import replace
 
-from actionqueue.core import attempts, control, epochs, schedules, signals, submission, waits
+from actionqueue.core import attempts, control, dependencies, epochs, graph, schedules, signals, submission, waits
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.machine import Machine
 from actionqueue.core.rows import (
@@ -31,7 +31,7 @@ from actionqueue.core.rows import (
     opened_task,
     project,
 )
-from actionqueue.core.state import FIRST_TERMINAL, State
+from actionqueue.core.state import CODE_OF, FIRST_TERMINAL, State
 from actionqueue.store.codec import CHAIN_START, chain, decode_events
 from actionqueue.store.port import Commit
 from actionqueue.store.scan import Scan, Scratch
@@ -183,6 +183,8 @@ class Replay:
         self.scratch = Scratch()
         self.chosen_again: set[bytes] = set()
         """Ids that callers chose for a task after the one that had them was pruned."""
+        self.beyond: set[bytes] = set()
+        """Tasks that a pruned log does not tell enough of: they depend on some submitted before its beginning."""
         self._until_seq = until_seq
         self._wanted = wanted
         self._since_flush = 0
@@ -200,7 +202,15 @@ class Replay:
             return events
         count = max(0, min(len(events), self._until_seq - commit.first_seq + 1))
         for n in range(count):
-            event = concerning(events[n], state, self._is_known) if self.partial else events[n]
+            event = events[n]
+            if self.partial:
+                for task_id in beyond(event, state, self._is_known):
+                    forget(state, task_id)
+                    self.scratch.forget(task_id)
+                    self.beyond.add(task_id)
+                event = concerning(event, state, self._is_known)
+                if event is None and type(events[n]) is submission.TaskSubmitted:
+                    self.beyond.add(events[n].task_id)
             try:
                 if event is None:
                     state.last_seq += 1
@@ -268,7 +278,9 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
     """
     match event:
         case submission.TaskSubmitted():
-            return event
+            depends = None if event.rare is None else event.rare.depends
+            on = () if depends is None else depends.on
+            return event if all(each in state.tasks or is_known(each) for each in on) else None
         case submission.RunAdded():
             return event if event.task_id in state.tasks or is_known(event.task_id) else None
         case attempts.RunsPromoted() | waits.WaitsEnded():
@@ -277,6 +289,8 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
         case schedules.ScheduleRetired():
             return event if event.task_id in state.schedules else None
         case control.TaskCanceled() | schedules.RunDerived() | schedules.BackfillAsked() | schedules.RunRequested():
+            return event if event.task_id in state.tasks else None
+        case dependencies.DependenciesAdded():
             return event if event.task_id in state.tasks else None
         case control.Paused() | control.Resumed():
             return None
@@ -289,6 +303,34 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
             return None
         case _:
             return event if event.run_id in state.runs else None
+
+
+def beyond(event: Any, state: State, is_known: Callable[[bytes], bool]) -> list[bytes]:
+    """Tasks that cannot be followed any further: made to wait for one submitted before a pruned log's beginning, of which
+    nothing is known; and those that depend on them."""
+    if type(event) is not dependencies.DependenciesAdded or event.task_id not in state.tasks:
+        return []
+    if all(each in state.tasks or is_known(each) for each in event.on):
+        return []
+    found = [event.task_id]
+    for task_id in found:  # grows
+        found += [each for each in state.dependents.get(task_id, ()) if each not in found]
+    return found
+
+
+def forget(state: State, task_id: bytes) -> None:
+    """As if nothing had been known of that live task."""
+    task = state.tasks.pop(task_id)
+    for run in task.live_runs():
+        state.places.leave(run)
+        state.counts[CODE_OF[run.state]] -= 1
+        del state.runs[run.id_bytes]
+    for run_id, run in list(state.dirty_runs.items()):
+        if run.task is task:
+            del state.dirty_runs[run_id]
+    state.dirty_tasks.pop(task_id, None)
+    if task.extra.depends is not None:
+        graph.leave(state, task)
 
 
 def _opened(projection: Projection) -> Projection:

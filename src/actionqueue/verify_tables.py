@@ -16,7 +16,7 @@ from uuid import UUID
 
 from msgspec import Struct, field, msgpack
 
-from actionqueue.core.rows import ATTEMPT_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, Row
+from actionqueue.core.rows import ATTEMPT_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, Row, tags_of
 from actionqueue.core.state import CANCELED, COMPLETED, FAILED, FIRST_TERMINAL, RUNNING, STATES, Outcome
 from actionqueue.core.submission import RareFields
 from actionqueue.store.codec import digest
@@ -137,7 +137,8 @@ class Expected:
         assert self._replay is not None
         match self._table:
             case "tasks":
-                return since is not None and isinstance(row[5], int) and row[5] > since
+                is_later = since is not None and isinstance(row[5], int) and row[5] > since
+                return is_later and row[0] not in self._replay.beyond
             case "runs":
                 return self._replay.scratch.has("tasks", row[1])
             case _:
@@ -284,7 +285,7 @@ def _task_account(row: Row, runs: list[Row]) -> Iterator[str]:
 def _check_tags(scan: Scan, row: Row, runs: list[Row], place: str, found: Problems) -> int:
     """The tags of its runs are those it was submitted with; returns how many rows that is."""
     try:
-        tags = sorted(set(_rare.decode(row[15]).options.tags))
+        tags = sorted(set(tags_of(_rare.decode(row[15]))))
     except Exception as error:
         found.add("structure", place, f"its rare fields cannot be decoded ({error})")
         return 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
+from actionqueue.core.dependencies import AddDependencies
 from actionqueue.core.epochs import Declare, FollowWall, Prune
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.needs import KeyNeed, RateNeed
@@ -20,7 +21,7 @@ from actionqueue.core.reasons import Where
 from actionqueue.core.retry import Delays
 from actionqueue.core.rules import CronRule, RepeatRule, Rule
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
-from actionqueue.core.spec import NO_OPTIONS, TaskOptions
+from actionqueue.core.spec import NO_OPTIONS, Depends, TaskOptions
 from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.story import SECOND, START, Story
@@ -30,7 +31,7 @@ Step = tuple[str, int, int]
 KINDS = (
     "submit submit submit submit schedule schedule of_schedule"
     " finish finish finish finish finish wait wait signal signal step misfit progress cancel cancel_task retry retry"
-    " reschedule reprioritize pause pause_task resume slots tick tick declare prune wall crash close project"
+    " depend reschedule reprioritize pause pause_task resume slots tick tick declare prune wall crash close project"
 ).split()
 
 steps = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 30), st.integers(0, 30)), max_size=40)
@@ -93,6 +94,10 @@ def _submit(story: Story, which: int, how: int) -> None:
         fields["options"] = TaskOptions(5 * SECOND, backoff, ("t", f"u{how}"), {"a": [1, None]}, "text")
     if which % 3 != 0:
         fields["options"] = replace(fields.get("options", NO_OPTIONS), **_needs(which, how))
+    upstream = list(story.names.values())
+    if upstream and (which + how) % 3 == 0:
+        on = dict.fromkeys((upstream[-1 - which % min(8, len(upstream))][0], upstream[how % len(upstream)][0]))
+        fields["depends"] = Depends(tuple(on), ["cancel", "run"][how % 2], which % 4 == 0)
     count, before = 1 + how % 2, dict(story.names)
     reply = story.submit(*[f"r{len(before) + n}" for n in range(count)], **fields)
     if isinstance(reply, list):
@@ -293,12 +298,20 @@ def _step(story: Story, name: str, how: int) -> None:
 
 def _retry(story: Story, name: str, how: int) -> None:
     new, new_id = f"r{len(story.names)}", story.next_id(story.now)
-    reply = story.perform(RetryRun(story.id(name), new_id, f"b{how}", fresh=how % 4 == 3))
+    command = RetryRun(story.id(name), new_id, f"b{how}", with_dependents=how % 2 == 0, fresh=how % 4 == 3)
+    reply = story.perform(command)
     if not isinstance(reply, ActionQueueError):
         story.names[new] = (story.task_id(name), new_id)
 
 
+def _depend(story: Story, name: str, how: int) -> None:
+    names = list(story.names)
+    on = (story.task_id(names[how % len(names)]),)
+    story.perform(AddDependencies(story.task_id(name), on, f"d{how}"))
+
+
 _ABOUT_A_RUN = {
+    "depend": _depend,
     "finish": _finish,
     "progress": _progress,
     "wait": _wait,

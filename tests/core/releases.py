@@ -14,7 +14,7 @@ from actionqueue.core.attempts import Finish
 from actionqueue.core.check import fingerprint
 from actionqueue.core.control import CancelRun, Resume
 from actionqueue.core.equipment import equip, equipment_of
-from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.errors import ActionQueueError, NotRetryable
 from actionqueue.core.explain import Explanation, ended, explain, undecided, without_engine
 from actionqueue.core.instants import instant_us
 from actionqueue.core.machine import Command
@@ -34,10 +34,11 @@ from actionqueue.core.reasons import (
     RunsEnd,
     SignalComes,
     StartEngine,
+    TasksComplete,
     Where,
 )
 from actionqueue.core.signals import SendSignal
-from actionqueue.core.state import Outcome, Run
+from actionqueue.core.state import CANCELED, FAILED, Outcome, Run
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.random_stories import Step, act
 from tests.core.story import SECOND, Story
@@ -99,10 +100,11 @@ class AskingStory(Story):
             return
         self.is_asking = True
         attempts = self._attempts(run_id)
-        self.do(found.release, run_id)
+        is_done = self.do(found.release, run_id)
         self.is_asking = False
-        self.released[type(found.reason).__name__] += 1
-        self.holds(found.reason, run_id, attempts)
+        if is_done:
+            self.released[type(found.reason).__name__] += 1
+            self.holds(found.reason, run_id, attempts)
 
     def has_not_started(self, run_id: bytes, attempts: int) -> None:
         """What was promised is not complete yet."""
@@ -139,8 +141,11 @@ class AskingStory(Story):
 
     # --- doing -----------------------------------------------------------------------------------------------------
 
-    def do(self, release: Release, run_id: bytes) -> None:  # noqa: C901 - a case for each release
-        """That, and no other command. What is told is the least that does it: a little less does not."""
+    def do(self, release: Release, run_id: bytes) -> bool:  # noqa: C901 - a case for each release
+        """That, and no other command. What is told is the least that does it: a little less does not.
+
+        False where it cannot be done as things are: something else is in the way of it.
+        """
         attempts = self._attempts(run_id)
         match release:
             case AtInstant(at):
@@ -171,9 +176,45 @@ class AskingStory(Story):
                     self.perform(SendSignal(f"release-{self.now}-{len(self.log)}", name, key))
             case StartEngine():
                 self.restart()
-            case AskRetry():
+            case TasksComplete(tasks, count):
+                for task_id in tasks[: count - 1]:
+                    self._complete(task_id.bytes)
+                if tasks[-1].bytes in self.state.tasks:
+                    self.has_not_started(run_id, attempts)
+                return all(self._complete(task_id.bytes) for task_id in tasks) and len(tasks) == count
+            case AskRetry(first):
                 reply = self.perform(RetryRun(run_id, self.next_id(self.now), "somebody"))
+                if isinstance(
+                    reply, NotRetryable
+                ):  # a dependency of it has failed, because of which it ended, or later
+                    return first is not None and self._retry_upstream(first.bytes, run_id)
                 assert not isinstance(reply, ActionQueueError), reply
+        return True
+
+    def _complete(self, task_id: bytes) -> bool:
+        """Let a task run to its end; False where that is not a good one, or does not come."""
+        for _ in range(50):
+            task = self.state.tasks.get(task_id)
+            if task is None:
+                return True
+            run = task.head
+            if run is None or task.extra.rule is not None:
+                return False
+            if run.attempt is not None:
+                self._end(run)
+                continue
+            release = self.explained(run.id_bytes).release
+            if release is None or not self.do(release, run.id_bytes):
+                return False
+        return False
+
+    def _retry_upstream(self, origin: bytes, run_id: bytes) -> bool:
+        """Try again what began it, with all that fell because of it; False where others are in the way too."""
+        self.project()
+        bad = [row for row in self.tables.runs.values() if row[1] == origin and row[4] in (FAILED, CANCELED)]
+        for row in bad:
+            self.perform(RetryRun(row[0], self.next_id(self.now), "somebody", with_dependents=True))
+        return any(run.lineage is not None and run.lineage.retry_of == run_id for run in self.state.runs.values())
 
     def _end(self, run: Run | None) -> None:
         if run is None:

@@ -19,10 +19,12 @@ Told in Python (``story.perform(command)``) or as text, a line a step::
     jump 30s                                  the same in one leap, as if the process had been stopped
     finish a failed                           the handler of a reports its end
     submit a limits=mail:4,b rates=sms:2/1s hold=retry_wait    keys with capacities, rates as count/period/burst, hold
+    submit c after=a,b on_failure=run partial=yes   ·  depend c a        dependencies, at submission and later
     pause task a  ·  aging 30s  ·  handler g concurrency=2
-    cancel a how=kill  ·  retry a as b  ·  reschedule a 30s  ·  reprioritize a 7  ·  pause queue mail  ·  resume engine
-    finish a awaits signal=go key=k timeout=3d served=b      a waits (for what b was sent by, not); ``sleeps for=1h``
+    cancel a how=kill  ·  retry a as b dependents=yes  ·  reschedule a 30s  ·  reprioritize a 7
+    finish a awaits signal=go key=k timeout=3d      a waits  ·  finish a sleeps for=1h  ·  retry a as b fresh
     signal go key=k id=s1 payload=1           a signal is sent  ·  step a name    a step is recorded
+    pause queue mail  ·  resume engine
     project  ·  crash  ·  restart             what is in memory only is gone after a crash
     expect a retry_wait failures=1 until=10s  where a is, and what is known of it (instants relative to the present)
     started a b                               what was started since the last such line, in this order
@@ -42,15 +44,17 @@ from actionqueue.core.attempts import MISFIT, AttemptStarted, Finish, Progress
 from actionqueue.core.awaiting import SIGNAL, SLEEP, WaitAsked
 from actionqueue.core.check import check, fingerprint
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
+from actionqueue.core.dependencies import AddDependencies
 from actionqueue.core.epochs import Close
 from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.graph import Outlook
 from actionqueue.core.ids import IdSource, RunId
 from actionqueue.core.instants import parse_duration_us
 from actionqueue.core.lanes import Slots
 from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Event, Machine
 from actionqueue.core.needs import KeyNeed, RateNeed
-from actionqueue.core.reasons import Reason, Where
+from actionqueue.core.reasons import Reason, Where, canceled_by, origin_in
 from actionqueue.core.records import STEP
 from actionqueue.core.retry import AttemptTerms, Backoff, Delays, Exponential, Fixed
 from actionqueue.core.rows import (
@@ -64,9 +68,10 @@ from actionqueue.core.rows import (
 )
 from actionqueue.core.schedules import RunDerived, RunRequested
 from actionqueue.core.signals import SendSignal
-from actionqueue.core.spec import Submission, TaskOptions
+from actionqueue.core.spec import Depends, Submission, TaskOptions
 from actionqueue.core.state import (
     CODE_OF,
+    COMPLETED,
     FIRST_TERMINAL,
     RUNNING,
     STATES,
@@ -78,9 +83,10 @@ from actionqueue.core.state import (
     State,
 )
 from actionqueue.core.steps import RecordStep, StepRecorded
-from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
+from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, RunAdded, Submit, TaskImage
 from actionqueue.core.timers import deadline_of, is_ahead
 from actionqueue.core.waits import wait_record
+from actionqueue.core.why import reason_in
 
 START = 1_700_000_000_000_000
 TERMS = AttemptTerms(backoff=Fixed(10_000_000))
@@ -144,7 +150,28 @@ class Tables:
         )  # fmt: skip
         token = row[20] or run_id
         newest = max(each[0] for each in self.runs.values() if (each[20] or each[0]) == token)
-        return KnownRun(run_id, row[4], token, image, row[6], newest, len(self.steps.get(token, ())))
+        known = KnownRun(run_id, row[4], token, image, row[6], newest, records=len(self.steps.get(token, ())))
+        if rare is not None and rare.depends is not None:
+            known.outlooks = {each: task.outlook for each, task in self.upstreams(rare.depends.on).items()}
+        return known
+
+    def upstreams(self, task_ids: Iterable[bytes]) -> dict[bytes, KnownTask]:
+        """What a look-up tells of tasks that one is to depend on."""
+        return {task_id: self._upstream(task_id) for task_id in task_ids if task_id in self.tasks}
+
+    def _upstream(self, task_id: bytes) -> KnownTask:
+        runs = [row for row in self.runs.values() if row[1] == task_id]
+        newest = {row[20] or row[0]: row for row in sorted(runs, key=lambda row: row[8])}
+        completed = [row[4] == COMPLETED for row in newest.values()]
+        whole = Outlook.COMPLETED if all(completed) and self.tasks[task_id][13] is None else Outlook.PARTIAL
+        origin = next((found for row in runs if (found := origin_in(row[5])) is not None), b"")
+        return KnownTask(task_id, None, outlook=whole if any(completed) else Outlook.FAILED, origin=origin)
+
+    def dependents_of(self, origin: bytes) -> list[KnownRun]:
+        """The runs that were canceled because that task ended badly."""
+        canceled = [row[0] for row in self.runs.values() if row[5] == canceled_by(origin)]
+        found = [known for run_id in canceled if (known := self.known_run(run_id)) is not None]
+        return [known for known in found if known.newest == known.run_id]
 
 
 class Story:
@@ -296,9 +323,19 @@ class Story:
                         command.known_tasks[row[0]] = known
                         if row[14] is not None:
                             command.known_keys[row[14]] = known
+            case Submit() if any(item.depends is not None for item in command.items):
+                self.project()
+                on = [each for item in command.items if item.depends is not None for each in item.depends.on]
+                command.known_tasks = self.tables.upstreams(on)
             case RetryRun() if command.run_id not in state.runs:
                 self.project()
                 command.known = self.tables.known_run(command.run_id)
+                if command.known is not None and command.with_dependents:
+                    command.known_dependents = self.tables.dependents_of(command.known.image.task_id)
+            case AddDependencies():
+                self.project()
+                command.known = command.task_id in self.tables.tasks
+                command.known_tasks = self.tables.upstreams(command.on)
             case CancelRun() | Reschedule() | Reprioritize() if command.run_id not in state.runs:
                 self.project()
                 row_of = self.tables.runs.get(command.run_id)
@@ -317,7 +354,9 @@ class Story:
             self.log.append(event)
             if type(event) is AttemptStarted:
                 self.started.append(event.run_id)
-            elif isinstance(event, RunDerived | RunRequested):
+            elif isinstance(event, RunDerived | RunRequested) or (
+                isinstance(event, RunAdded) and (event.task_id, event.run_id) not in self.names.values()
+            ):
                 self.names[f"n{len(self.names)}"] = (event.task_id, event.run_id)
             if not self.checked:
                 continue
@@ -413,7 +452,7 @@ class Story:
 
     def reason(self, name: str) -> Reason | None:
         """What the run called ``name`` waits for."""
-        return self.state.places.reason(self.run(name), self.now)
+        return reason_in(self.state, self.run(name), self.now)
 
     def item(self, name: str, handler: str = "h", **fields: Any) -> Submission:
         """A task called ``name``, to be submitted."""
@@ -599,6 +638,9 @@ def _submission(story: Story, names: list[str], named: dict[str, str]) -> Submit
         "content": named["content"].encode() if "content" in named else None,
         "expires_us": _us(named.get("expires")),
     }
+    if "after" in named:
+        on = tuple(story.task_id(each) for each in named["after"].split(","))
+        fields["depends"] = Depends(on, named.get("on_failure", "cancel"), "partial" in named)
     same = named.get("id")
     if same is not None:
         fields |= {"task_id": story.task_id(same), "task_id_given": True}
@@ -647,7 +689,13 @@ def _command(story: Story, verb: str, plain: list[str], named: dict[str, str]) -
             return CancelTask(story.task_id(plain[0]), how, by)
         case "retry":
             story.names.setdefault(plain[2], (story.task_id(plain[0]), story.next_id(story.now)))
-            return RetryRun(story.id(plain[0]), story.id(plain[2]), by, fresh="fresh" in plain)
+            return RetryRun(
+                story.id(plain[0]),
+                story.id(plain[2]),
+                by,
+                with_dependents="dependents" in named,
+                fresh="fresh" in plain,
+            )
         case "signal":
             id = named.get("id", f"s{story.now}-{len(story.log)}")
             return SendSignal(id, plain[0], named.get("key"), named.get("payload", "null").encode(), by)
@@ -655,6 +703,8 @@ def _command(story: Story, verb: str, plain: list[str], named: dict[str, str]) -
             attempt = story.attempt(plain[0])
             is_new = plain[1] not in story.tables.steps.get(story.run(plain[0]).token, {})
             return RecordStep(story.id(plain[0]), attempt.id, attempt.fence, plain[1], STEP, b"1", b"d" * 16, is_new)
+        case "depend":
+            return AddDependencies(story.task_id(plain[0]), tuple(story.task_id(each) for each in plain[1:]), by)
         case "reschedule":
             return Reschedule(story.id(plain[0]), story.now + parse_duration_us(plain[1]))
         case "reprioritize":

@@ -39,6 +39,7 @@ STORY = """
     submit nobody handler=missing
     submit misfit
     finish misfit misfit
+    submit after after=scheduled,held
 """
 
 

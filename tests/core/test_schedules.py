@@ -32,6 +32,7 @@ from actionqueue.core.schedules import (
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import Declaration, Outcome, Run, Schedule
 from actionqueue.core.submission import Submit, TaskSubmitted
+from actionqueue.core.why import reason_in
 from tests.core.story import SECOND, START, Story
 
 MINUTE, HOUR, DAY = 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND
@@ -377,7 +378,7 @@ def test_occurrences_queue_behind_the_one_before() -> None:
     story, schedule = overlapping("queue")
     waiting = [run for run in story.state.runs.values() if run.where is Where.OVERLAP]
     assert (len(story.started), len(waiting)) == (1, 2)
-    reason = story.state.places.reason(max(waiting, key=lambda run: run.order), story.now)
+    reason = reason_in(story.state, max(waiting, key=lambda run: run.order), story.now)
     assert isinstance(reason, PreviousLive)
     assert {each.bytes for each in reason.previous} == {
         story.started[0],

@@ -303,3 +303,20 @@ def test_what_is_no_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actionqueue.core.steps.RECORDS_MAX", 1)
     story.play("step a one")
     story.refused(step(story, "two"), LimitExceeded)
+
+
+def test_what_a_fresh_retry_forgot_is_not_forgotten_again_by_an_opening() -> None:
+    """The log's tail tells of it once more, and by then there are records of the new run."""
+    story = play("""
+        submit a
+        step a one
+        finish a terminal
+        project
+        retry a as b fresh
+        step b two
+        crash
+        restart
+        tick 10s
+        step b three
+    """)
+    assert set(story.tables.steps[story.run("b").token]) == {"two", "three"}

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from actionqueue.core import graph
 from actionqueue.core.awaiting import Wait, WaitAsked
 from actionqueue.core.errors import ActionQueueError, StaleReport
 from actionqueue.core.ids import AttemptId, RunId
@@ -380,6 +381,8 @@ def end_run(state: State, run: Run, to: int, at: int) -> None:
     state.dirty_tasks[task.id] = task
     if state.recorded:
         forget_count(state, run.token)
+    if to == COMPLETED and state.dependents and task.id in state.dependents:
+        state.results[task.id] = (run_id, run.output)
     extra = task.extra
     if extra is not NO_EXTRA and extra.schedule is not None:
         note_left(state, run)
@@ -401,14 +404,29 @@ def finish_task(state: State, task: Task, at: int) -> None:
         state.dirty_facts = True
     state.places.let_go(lane)
     state.recent[task.id] = state.last_seq
-    if extra is NO_EXTRA:
-        return
-    if extra.key is not None:
-        state.recent[extra.key] = state.last_seq
-        if state.keys.get(extra.key) is task:
-            del state.keys[extra.key]
-    if extra.schedule is not None:
-        forget(state, extra.schedule)
+    if extra is not NO_EXTRA:
+        if extra.key is not None:
+            state.recent[extra.key] = state.last_seq
+            if state.keys.get(extra.key) is task:
+                del state.keys[extra.key]
+        if extra.schedule is not None:
+            forget(state, extra.schedule)
+        if extra.depends is not None:
+            graph.leave(state, task)
+    if state.dependents and task.id in state.dependents:
+        state.results.setdefault(task.id, (b"", None))
+        graph.tell_end(state, task, at, cancel_waiting)
+
+
+def cancel_waiting(state: State, run: Run, at: int, reason: str) -> None:
+    """A run without an open attempt ends in Canceled."""
+    state.counts[CODE_OF[run.state]] -= 1
+    state.counts[CANCELED] += 1
+    state.places.leave(run)
+    run.transition_to(RunState.CANCELED)
+    run.record_state_change_at(at)
+    run.reason = reason
+    end_run(state, run, CANCELED, at)
 
 
 _ONE_COMPLETED = (1, 0, 0)

@@ -19,6 +19,7 @@ from msgspec import msgpack
 
 from actionqueue.core.check_limits import has_token, lane_by_rule, lane_fits, limit_problems, queued_by_lane
 from actionqueue.core.check_waits import unended, wait_problems
+from actionqueue.core.graph import graph_problems
 from actionqueue.core.lanes import Lane, Slots
 from actionqueue.core.places import Places
 from actionqueue.core.ready import aged
@@ -50,9 +51,9 @@ from actionqueue.core.waits import wait_facts
 FINGERPRINT_BYTES = 32
 
 _PLACES_OF = {
-    SCHEDULED: (Where.TIMER, Where.HELD, Where.OVERLAP),
+    SCHEDULED: (Where.TIMER, Where.HELD, Where.OVERLAP, Where.DEPENDENCY),
     RETRY_WAIT: (Where.TIMER, Where.HELD),
-    READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE),
+    READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE, Where.DEPENDENCY),
     RUNNING: (Where.RUNNING,),
     AWAITING: (Where.AWAITING,),
 }
@@ -95,6 +96,7 @@ def check(state: State, *, settled: bool = False, now: int | None = None, lowere
     found += wait_problems(state)
     found += _count_problems(state)
     found += _index_problems(state)
+    found += graph_problems(state)
     for schedule in state.schedules.values():
         found += (f"schedule {schedule.task_id.hex()}: {problem}" for problem in schedule_problems(state, schedule))
     if settled:

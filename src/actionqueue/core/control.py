@@ -12,7 +12,7 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actionqueue.core.attempts import AttemptFinished, end_run, finish_task
+from actionqueue.core.attempts import AttemptFinished, cancel_waiting, finish_task
 from actionqueue.core.errors import (
     ActionQueueError,
     AlreadyTerminal,
@@ -28,7 +28,6 @@ from actionqueue.core.run import RunState
 from actionqueue.core.spec import PRIORITY_MAX, PRIORITY_MIN, text_problem
 from actionqueue.core.state import (
     CANCELED,
-    CODE_OF,
     STATES,
     Accepted,
     Attempt,
@@ -328,17 +327,6 @@ def decide_expired(runs: list[Run], now: int) -> list[Any]:
 # --- apply ------------------------------------------------------------------------------------------------------
 
 
-def cancel_waiting(state: State, run: Run, at: int, reason: str) -> None:
-    """A run without an open attempt ends in Canceled."""
-    state.counts[CODE_OF[run.state]] -= 1
-    state.counts[CANCELED] += 1
-    state.places.leave(run)
-    run.transition_to(RunState.CANCELED)
-    run.record_state_change_at(at)
-    run.reason = reason
-    end_run(state, run, CANCELED, at)
-
-
 def apply_run_canceled(state: State, event: RunCanceled) -> None:
     """The run has ended."""
     run = state.runs[event.run_id]
@@ -376,6 +364,11 @@ def apply_task_canceled(state: State, event: TaskCanceled) -> None:
 def apply_rescheduled(state: State, event: RunRescheduled) -> None:
     """The run waits for the new instant."""
     run = state.runs[event.run_id]
+    state.dirty_runs[event.run_id] = run
+    if run.where is Where.DEPENDENCY:
+        run.reschedule(event.due_at)
+        run.until = event.due_at
+        return
     state.places.leave(run)
     if run.state is RunState.SCHEDULED:
         note_left(state, run)
@@ -386,13 +379,14 @@ def apply_rescheduled(state: State, event: RunRescheduled) -> None:
         state.places.timers.watch_deadline(run)
     if run.task.extra.schedule is not None:
         let_come(state, run.task.extra.schedule)
-    state.dirty_runs[event.run_id] = run
 
 
 def apply_reprioritized(state: State, event: RunReprioritized) -> None:
     """A Ready run moves in its lane; another one keeps the priority for later."""
     run = state.runs[event.run_id]
     run.priority = event.priority
+    if run.where is Where.DEPENDENCY and run.state is RunState.READY:
+        run.set_effective_priority(event.priority)
     if run.where in (Where.LANE, Where.QUARANTINE, Where.MISFIT):
         where = run.where
         state.places.leave(run)

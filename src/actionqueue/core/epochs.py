@@ -118,8 +118,11 @@ SERVED = (ConfirmClock, PruneHistory)
 
 def decide_prune(state: State, command: Prune, now: int) -> Accepted | ActionQueueError:
     """What may be pruned was chosen by the caller, as of a sequence; refused when any of it has changed since."""
-    if any(task_id in state.tasks or state.ended_since(task_id, command.as_of) for task_id in command.task_ids):
-        return Conflict("one of the tasks to prune has had a run since it was chosen; choose again")
+    if any(
+        task_id in state.tasks or task_id in state.dependents or state.ended_since(task_id, command.as_of)
+        for task_id in command.task_ids
+    ):
+        return Conflict("one of the tasks to prune has had a run since it was chosen, or is depended on; choose again")
     event = TasksPruned(
         now, command.tasks, command.completed, command.failed, command.canceled, command.finished_before
     )

@@ -18,12 +18,12 @@ a class declares are there whenever the error says something about them.
     │   ├── LimitExceeded                   PayloadTooLarge · StepTooLarge · Overloaded
     │   ├── NotFound                        UnknownTask · UnknownRun
     │   ├── Conflict                        IdempotencyConflict · AlreadyTerminal · StaleReport ·
-    │   │                                   NotReschedulable · NotRetryable · SignalConflict · ManyRuns
+    │   │                                   NotReschedulable · NotRetryable · SignalConflict · ManyRuns · DependencyCycle
     │   └── DuplicateHandler
     ├── StoreError                          StoreHeld · StoreUnavailable · CommitUnknown · StoreDamaged · NotAStore ·
     │                                       StoreTooNew · StoreReadOnly · NetworkFileSystem · EpochLost
     ├── UsageError                          UsedAfterFork · SyncCallOnHandlerLoop · WaitInHandler · DuplicateStep ·
-    │                                       NotRunning · NoEngine
+    │                                       NotRunning · NoEngine · NotYetAResult
     ├── SignalTimeout                       a signal that a handler waited for did not come in time
     └── RunFailed                           the run a caller waits for ended without a result; RunCanceled
 """
@@ -316,6 +316,13 @@ class ManyRuns(Conflict):
     task_id: TaskId
 
 
+class DependencyCycle(Conflict):
+    """Tasks would wait for each other for ever; ``path`` are their ids, from one of them back to itself."""
+
+    code = "dependency_cycle"
+    path: str
+
+
 class DuplicateHandler(Refused):
     """Another function is registered under this name."""
 
@@ -432,6 +439,12 @@ class NotRunning(UsageError):
     """The queue has no engine here and none can be reached."""
 
     code = "not_running"
+
+
+class NotYetAResult(UsageError, TypeError):
+    """``handle.output`` stands for a result that is not there yet: it can be passed on as an argument, and no more."""
+
+    code = "not_yet_a_result"
 
 
 class NoEngine(UsageError):

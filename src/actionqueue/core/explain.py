@@ -39,6 +39,7 @@ from actionqueue.core.reasons import (
     Reason,
     Release,
     TakesItsTurn,
+    WaitsForTasks,
     Where,
     release_of,
 )
@@ -47,7 +48,7 @@ from actionqueue.core.rules import describe
 from actionqueue.core.spec import DEFAULT_QUEUE, Submission
 from actionqueue.core.state import FAILED, STATES, Accepted, Outcome, Run, Schedule, State
 from actionqueue.core.timers import deadline_of
-from actionqueue.core.why import ahead_of
+from actionqueue.core.why import ahead_of, reason_in
 
 DEPTH_MAX = 5
 """How many runs deep an explanation goes: the run itself, what it waits for, what that waits for."""
@@ -122,7 +123,7 @@ def explain(state: State, run: Run, now: int) -> Explanation:
 
 
 def _explained(state: State, run: Run, now: int, told: set[bytes], depth: int) -> Explanation:
-    reason = state.places.reason(run, now)
+    reason = reason_in(state, run, now)
     assert reason is not None, "a live run is somewhere"
     because: list[Explanation] = []
     waits_for, count = _others(reason)
@@ -156,6 +157,8 @@ def _others(reason: Reason) -> tuple[tuple[RunId, ...], int]:
             return holders, count
         case PreviousLive(previous, count):
             return previous, count
+        case WaitsForTasks(upstreams, count):
+            return tuple([each.run_id for each in upstreams if each.run_id is not None]), count
         case TakesItsTurn(holder) if holder is not None:
             return (holder,), 1
         case _:

@@ -6,6 +6,7 @@ whoever decides them looks at the rest.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from actionqueue.core.errors import InvalidSubmission
@@ -13,7 +14,10 @@ from actionqueue.core.ids import NIL
 
 ID_FIELDS = ("run_id", "task_id", "new_run_id", "id")
 """Fields that hold an id as bytes, in commands that have them."""
-LOOKED_UP: dict[str, Any] = {"known": None, "known_state": None, "known_keys": {}, "known_tasks": {}}
+LOOKED_UP: dict[str, Any] = {
+    "known": None, "known_state": None, "known_keys": {}, "known_tasks": {},
+    "known_dependents": [],
+}  # fmt: skip
 """Fields that the engine fills in from its store, and what is in them before."""
 
 
@@ -22,7 +26,7 @@ def admit(command: Any) -> InvalidSubmission | None:
     fields = command.__struct_fields__
     for name in LOOKED_UP.keys() & set(fields):
         empty = False if isinstance(getattr(command, name), bool) else LOOKED_UP[name]
-        setattr(command, name, dict(empty) if isinstance(empty, dict) else empty)
+        setattr(command, name, copy(empty))
     for name in ID_FIELDS:
         value = getattr(command, name, None) if name in fields else None
         if value is not None and len(value) != len(NIL):

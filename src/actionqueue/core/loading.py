@@ -13,9 +13,11 @@ from zlib import crc32
 from msgspec import MsgspecError, Struct, msgpack
 from msgspec.structs import replace
 
+from actionqueue.core import graph
 from actionqueue.core.awaiting import Signal, Wait
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.limits import RATE, holds_keys
+from actionqueue.core.reasons import WAITS, Where
 from actionqueue.core.records import RECORDED
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.rows import Facts, Row, ScheduleBody, Standing, check_row, damaged, named
@@ -78,6 +80,9 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     awaiting.touched_waits.clear()
     for schedule in state.schedules.values():
         let_come(state, schedule)
+    for task in state.tasks.values():
+        if task.extra.depends is not None:
+            _enter_graph(state, task)
     if found != state.counts[:FIRST_TERMINAL]:
         raise StoreDamaged(
             f"the store's tables should hold {sum(state.counts[:FIRST_TERMINAL])} live runs (by state "
@@ -107,6 +112,12 @@ def _load_entries(state: State, entries: Iterable[Row]) -> dict[bytes, Wait]:
         state.places.awaiting.keep(signal)
     state.places.awaiting.touched_signals.clear()
     return waits
+
+
+def _enter_graph(state: State, task: Task) -> None:
+    graph.enter(state, task)
+    if not any(run.where is Where.DEPENDENCY for run in task.live_runs()):
+        state.unmet.pop(task.id, None)  # one of those it had waited for is live again
 
 
 def _load_schedule(state: State, body: ScheduleBody) -> None:
@@ -255,6 +266,8 @@ def _place(state: State, run: Run, code: int, wait: Wait | None) -> None:
         places.hold_keys(run)
     if code == RUNNING:
         places.enter_running(run)
+    elif run.reason == WAITS and run.task.extra.depends is not None:
+        places.enter_dependency(run)
     elif code == READY:
         places.enter_lane(run)
     elif wait is not None and code == AWAITING:

@@ -14,6 +14,7 @@ from typing import Any
 from actionqueue.core import (
     attempts,
     control,
+    dependencies,
     epochs,
     explain,
     occurrences,
@@ -49,6 +50,7 @@ Event = (
     | schedules.RunRequested
     | schedules.BackfillAsked
     | schedules.ScheduleRetired
+    | dependencies.DependenciesAdded
     | epochs.EngineOpened
     | epochs.EngineClosed
     | epochs.WallMoved
@@ -75,6 +77,7 @@ Command = (
     | schedules.Trigger
     | schedules.AskBackfill
     | schedules.Retire
+    | dependencies.AddDependencies
     | epochs.Declare
     | epochs.Prune
     | epochs.Close
@@ -108,6 +111,7 @@ APPLY: dict[type, Callable[[State, Any], None]] = {
     schedules.RunRequested: schedules.apply_requested,
     schedules.BackfillAsked: schedules.apply_backfill,
     schedules.ScheduleRetired: schedules.apply_retired,
+    dependencies.DependenciesAdded: dependencies.apply_added,
     epochs.EngineOpened: epochs.apply_opened,
     epochs.EngineClosed: epochs.apply_closed,
     epochs.WallMoved: epochs.apply_wall_moved,
@@ -131,6 +135,7 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     control.Resume: control.decide_resume,
     schedules.AskBackfill: schedules.decide_backfill,
     schedules.Retire: schedules.decide_retire,
+    dependencies.AddDependencies: dependencies.decide_add,
     epochs.Prune: epochs.decide_prune,
     epochs.Close: epochs.decide_close,
     epochs.FollowWall: epochs.decide_follow_wall,
@@ -189,6 +194,7 @@ class Machine:
         """Apply events in order, as they were logged."""
         for event in events:
             self.apply(event)
+        self.state.fallen.clear()
 
     def perform(self, command: Command, now: int) -> tuple[list[Event], Any] | ActionQueueError:
         """Decide and apply: the events and the reply, or the refusal (and no change)."""
@@ -315,8 +321,9 @@ class Machine:
         """Cancel what was not started by its deadline, before anything starts. True when there may be more."""
         expired = self.state.places.timers.take_expired(now, DUE_RUNS_PER_STEP_MAX)
         for event in control.decide_expired(expired, now):
-            self.apply(event)
-            events.append(event)
+            if event.run_id in self.state.runs:  # else one before it has canceled it
+                self.apply(event)
+                events.append(event)
         return len(expired) == DUE_RUNS_PER_STEP_MAX
 
     def _start_due(self, run: Run, attempt_id: bytes, now: int, events: list[Event]) -> None:
@@ -328,6 +335,8 @@ class Machine:
         self, now: int, number: int, pid: int, host: str, version: str, draw: float, wall_shift: int = 0
     ) -> list[Event]:
         """A new epoch begins: what an earlier one left open is lost. The events, applied."""
+        self.state.records.clear()  # of what was replayed: those rows were written, and what was dropped then is gone
+        self.state.forgotten.clear()
         events: list[Event] = [
             epochs.EngineOpened(now, number, pid, host, version, wall_shift, wall_shift - self.state.wall_shift)
         ]

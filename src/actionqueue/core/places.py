@@ -8,6 +8,7 @@ Every live run is in exactly one place, and the place names what it waits for:
 ``LANE``       Ready, in its lane's ``ready``, ordered by (priority, first ready)
 ``MISFIT``     Ready; its stored arguments do not fit the registered handler: in its lane's ``misfits``
 ``QUARANTINE`` Ready; live in two crashes in a row, and set aside when it came up while another such run was running
+``DEPENDENCY`` Scheduled or Ready, while tasks that its task depends on are live: ``core/graph.py``
 ``OVERLAP``    an occurrence of a schedule that is due, after one that has not ended: in its schedule's ``waiting``
 ``AWAITING``   Awaiting a signal, an instant or its children: in ``awaiting`` (``core/awaiting.py``)
 ``RUNNING``    an attempt is open
@@ -36,10 +37,9 @@ from msgspec import field
 
 from actionqueue.core.families import Families
 from actionqueue.core.lanes import Lane, Slots
-from actionqueue.core.reasons import Reason, Where
+from actionqueue.core.reasons import Where
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.waking import is_there, key_of
-from actionqueue.core.why import reason_of
 
 if TYPE_CHECKING:
     from actionqueue.core.state import PauseMark, Run, Task
@@ -151,6 +151,10 @@ class Places(Families, eq=False):
         assert schedule is not None
         run.where = Where.OVERLAP
         schedule.waiting[run.id_bytes] = run
+
+    def enter_dependency(self, run: Run) -> None:
+        """``run`` waits for the tasks that its task depends on; its state stays."""
+        run.where = Where.DEPENDENCY
 
     def enter_held(self, run: Run) -> None:
         """``run`` is due, and a pause holds it; its state stays."""
@@ -419,10 +423,6 @@ class Places(Families, eq=False):
         return found
 
     # --- questions ---------------------------------------------------------------------------------------------
-
-    def reason(self, run: Run, now: int) -> Reason | None:
-        """What ``run`` waits for, made by the guards that hold it back; None for a run that has ended."""
-        return reason_of(self, run, now)
 
     def blocked_count(self, ready: int) -> int:
         """How many of the ``ready`` Ready runs something holds back: all but those of open lanes, of which few are left."""

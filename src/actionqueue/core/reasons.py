@@ -14,7 +14,7 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from actionqueue.core.ids import RunId
+from actionqueue.core.ids import RunId, TaskId
 
 
 class Where(enum.Enum):
@@ -28,7 +28,23 @@ class Where(enum.Enum):
     QUARANTINE = 5
     RUNNING = 6
     OVERLAP = 7
+    DEPENDENCY = 8
     AWAITING = 9
+
+
+WAITS = "dependency"
+"""The reason of a run that waits for the tasks its task depends on."""
+
+
+def canceled_by(origin: bytes) -> str:
+    """The reason of a run canceled because its task depended, at whatever remove, on ``origin``, which ended badly."""
+    return f"{WAITS}:{TaskId(bytes=origin)}"
+
+
+def origin_in(reason: str) -> bytes | None:
+    """The origin that such a reason names."""
+    head, _, named = reason.partition(":")
+    return TaskId.parse(named).bytes if head == WAITS and named else None
 
 
 def snake(name: str) -> str:
@@ -136,6 +152,22 @@ class Sleeping(Struct, frozen=True, tag=snake):
     since: datetime
 
 
+class Upstream(Struct, frozen=True):
+    """A task that another one waits for, and its newest live run."""
+
+    task_id: TaskId
+    handler: str
+    run_id: RunId | None
+    state: str | None
+
+
+class WaitsForTasks(Struct, frozen=True, tag=snake):
+    """``count`` of the tasks that its task depends on have not ended, these first."""
+
+    upstreams: tuple[Upstream, ...]
+    count: int
+
+
 class InProgress(Struct, frozen=True, tag=snake):
     """Attempt number ``attempt`` has been running since ``since``, on ``executor`` (None: of a process that is gone)."""
 
@@ -184,6 +216,7 @@ Reason = (
     | PreviousLive
     | AwaitsSignal
     | Sleeping
+    | WaitsForTasks
     | InProgress
     | Ended
     | NotDecided
@@ -221,6 +254,13 @@ class RunsEnd(Struct, frozen=True, tag=snake):
     count: int
 
 
+class TasksComplete(Struct, frozen=True, tag=snake):
+    """``count`` tasks end, all their runs completed, these among them."""
+
+    tasks: tuple[TaskId, ...]
+    count: int
+
+
 class MoreSlots(Struct, frozen=True, tag=snake):
     """The capacity of a ``kind`` is raised: it is 0."""
 
@@ -245,11 +285,25 @@ class StartEngine(Struct, frozen=True, tag=snake):
 
 
 class AskRetry(Struct, frozen=True, tag=snake):
-    """Nothing releases what has ended; a retry makes a new run in its place."""
+    """Nothing releases what has ended; a retry makes a new run in its place.
+
+    Where it was canceled because the task ``first`` did not complete, a retry of that one with its dependents does.
+    """
+
+    first: TaskId | None = None
 
 
 Release = (
-    AtInstant | ResumeScope | RegisterHandler | RunsEnd | MoreSlots | ItsTurn | SignalComes | StartEngine | AskRetry
+    AtInstant
+    | ResumeScope
+    | RegisterHandler
+    | RunsEnd
+    | TasksComplete
+    | MoreSlots
+    | ItsTurn
+    | SignalComes
+    | StartEngine
+    | AskRetry
 )
 
 
@@ -274,12 +328,15 @@ def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for eac
             return RunsEnd(previous, live)
         case AwaitsSignal(name, key, until):
             return SignalComes(name, key, until)
+        case WaitsForTasks(upstreams, count):
+            return TasksComplete(tuple([each.task_id for each in upstreams]), count)
         case AheadInLine() | NotDecided(has_engine=True):
             return ItsTurn()
         case NoEngineRuns() | NotDecided():
             return StartEngine()
-        case Ended(state="failed" | "canceled", retried_as=None):
-            return AskRetry()
+        case Ended(state="failed" | "canceled", how=how, retried_as=None):
+            origin = origin_in(how)
+            return AskRetry(None if origin is None else TaskId(bytes=origin))
         case Ended() | InProgress():
             return None
         case _:

@@ -9,6 +9,7 @@ latest attempt; the ones before it are rows of ``attempts``. Column orders are l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 from zlib import crc32
@@ -33,8 +34,9 @@ from actionqueue.core.state import (
     Skip,
     State,
     Task,
+    TaskExtra,
 )
-from actionqueue.core.submission import rare_of
+from actionqueue.core.submission import RareFields, rare_of
 
 Row = tuple[Any, ...]
 
@@ -313,10 +315,11 @@ def project(state: State) -> Projection:
             attempts += [attempt_row(run_id, attempt) for attempt in run.older]
             run.older = None
         if run.task.extra is not NO_EXTRA:
-            tags += [(tag, run_id) for tag in run.task.extra.options.tags]
+            tags += [(tag, run_id) for tag in tags_of(run.task.extra)]
     tasks = [task_row(task) for task in state.dirty_tasks.values()]
     state.dirty_runs.clear()
     state.dirty_tasks.clear()
+    state.fallen.clear()
     state.places.trim(len(state.runs))
     facts = {"facts": _pack(facts_of(state))}
     if state.dirty_facts:
@@ -349,6 +352,19 @@ def _note_waits(state: State) -> None:
         state.dirty_entries["signal", id] = None if signal is None else _pack(signal)
     awaiting.touched_waits.clear()
     awaiting.touched_signals.clear()
+
+
+def tags_of(task: TaskExtra | RareFields) -> Iterator[str]:
+    """What the runs of a task are found by: its tags, and marks for what it depends on."""
+    yield from task.options.tags
+    if task.depends is not None:
+        for upstream in task.depends.on:
+            yield after_mark(upstream)
+
+
+def after_mark(upstream: bytes) -> str:
+    """The mark of runs whose task depends on that one. No tag of a user's begins so."""
+    return f"\x01after:{upstream.hex()}"
 
 
 class ScheduleBody(Struct, array_like=True):

@@ -21,8 +21,7 @@ from typing import Any
 from msgspec import Struct
 
 from actionqueue.core import epochs, submission
-from actionqueue.core.attempts import finish_task
-from actionqueue.core.control import cancel_waiting
+from actionqueue.core.attempts import cancel_waiting, finish_task
 from actionqueue.core.errors import ActionQueueError, Conflict, InvalidSubmission, NotFound
 from actionqueue.core.fire_times import Timetable
 from actionqueue.core.ids import NIL, TaskId

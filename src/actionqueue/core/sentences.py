@@ -46,6 +46,9 @@ from actionqueue.core.reasons import (
     Sleeping,
     StartEngine,
     TakesItsTurn,
+    TasksComplete,
+    Upstream,
+    WaitsForTasks,
 )
 from actionqueue.core.rules import describe_duration
 
@@ -132,6 +135,10 @@ def _reason(reason: Reason, now: datetime) -> str:  # noqa: C901 - a case for ea
             return f"it waits for {_signal(name, key)} since {_instant(since, now)}{limit}"
         case Sleeping(until, since):
             return f"it sleeps since {_instant(since, now)}, until {_instant(until, now)}"
+        case WaitsForTasks(upstreams, count):
+            named = ", ".join(_upstream(each) for each in upstreams[:NAMED_MAX])
+            more = count - min(len(upstreams), NAMED_MAX)
+            return f"it depends on {_count(count, 'task')} that {_have(count)} not ended: {named}{_and_more(more)}"
         case InProgress(attempt, since, executor, progress):
             where = "" if executor is None else f" on {executor}"
             return f"attempt {attempt} since {_instant(since, now)}{where}{_progress(progress)}"
@@ -149,7 +156,7 @@ def _reason(reason: Reason, now: datetime) -> str:  # noqa: C901 - a case for ea
             assert_never(reason)
 
 
-def _release(release: Release, now: datetime) -> str:
+def _release(release: Release, now: datetime) -> str:  # noqa: C901 - a case for each release
     match release:
         case AtInstant(at):
             return f"released in {_span(at - now)}"
@@ -161,6 +168,10 @@ def _release(release: Release, now: datetime) -> str:
             if len(runs) == 1:
                 return f"released when run {short(runs[0])} ends"
             return f"released when {'all' if count == len(runs) else count} of them end"
+        case TasksComplete(tasks, count):
+            if count == 1:
+                return f"released when task {short(tasks[0])} has completed"
+            return f"released when all {count} of them have completed"
         case MoreSlots(kind, name):
             return f"released when {kind} {name!r} is given slots"
         case ItsTurn():
@@ -171,8 +182,9 @@ def _release(release: Release, now: datetime) -> str:
             )
         case StartEngine():
             return "released when an engine is started"
-        case AskRetry():
-            return "over; a retry makes a new run in its place"
+        case AskRetry(first):
+            what = "" if first is None else f" of task {short(first)} with its dependents"
+            return f"over; a retry{what} makes a new run in its place"
         case _:
             assert_never(release)
 
@@ -232,7 +244,20 @@ def _held(holders: Sequence[UUID], count: int, by: str = " by") -> str:
         return ""
     named = ", ".join(short(each) for each in holders[:NAMED_MAX])
     more = count - min(len(holders), NAMED_MAX)
-    return f"{by or ':'} {'run' if count == 1 else 'runs'} {named}{f' and {more} more' if more else ''}"
+    return f"{by or ':'} {'run' if count == 1 else 'runs'} {named}{_and_more(more)}"
+
+
+def _upstream(upstream: Upstream) -> str:
+    state = "" if upstream.state is None else f", {upstream.state}"
+    return f"{short(upstream.task_id)} ({upstream.handler}{state})"
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
 
 
 def _progress(progress: tuple[int, int | None, str] | None) -> str:

@@ -45,6 +45,15 @@ DESCRIPTION_CHARACTERS_MAX = 1000
 SUBMIT_MANY_MAX = 10_000
 """Tasks in one submission (one commit)."""
 
+DEPENDENCIES_MAX = 10_000
+"""Tasks that one task may depend on."""
+
+OUTPUTS_MAX = 10_000
+"""Places in the arguments of one task where results are put."""
+
+PATH_STEPS_MAX = 100
+"""How deep in the arguments such a place may lie."""
+
 PRIORITY_MIN, PRIORITY_MAX = -(2**31), 2**31 - 1
 DURATION_US_MAX = 100 * 366 * 86_400_000_000
 DEFAULT_QUEUE = "default"
@@ -59,6 +68,30 @@ class Once(Struct, frozen=True, tag="once", array_like=True, gc=False):
 
 NOW = Once()
 Policy = Once | Repeat | Cron
+
+
+class OutputPlace(Struct, frozen=True, array_like=True, gc=False):
+    """Where in a task's arguments the result of a task it depends on is put as it starts.
+
+    ``path`` leads there from the arguments by name: names, keys and indexes. ``upstream`` is the index in
+    ``Depends.on``; ``is_bytes`` says that the result is bytes rather than JSON.
+    """
+
+    path: tuple[str | int, ...]
+    upstream: int
+    is_bytes: bool = False
+
+
+class Depends(Struct, frozen=True, array_like=True):
+    """What a task waits for: that these tasks have ended, all their runs completed (``partial``: at least one).
+
+    ``on_failure`` says what follows where one of them ends otherwise: ``cancel`` it, or ``run`` it all the same.
+    """
+
+    on: tuple[bytes, ...]
+    on_failure: str = "cancel"
+    partial: bool = False
+    outputs: tuple[OutputPlace, ...] = ()
 
 
 class TaskConstraints(Struct, frozen=True):
@@ -105,6 +138,9 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     id: TaskId | None = None
     idempotency_key: str | None = None
     idempotency_lifetime_us: int | None = None
+    depends_on: tuple[TaskId, ...] = ()
+    on_upstream_failure: str = "cancel"
+    allow_partial: bool = False
 
 
 class Submission(Struct, array_like=True):
@@ -133,6 +169,7 @@ class Submission(Struct, array_like=True):
     rule: Rule | None = None
     schedule_name: str = ""
     schedule_origin: str = ""
+    depends: Depends | None = None
 
 
 class TaskOptions(Struct, frozen=True, omit_defaults=True):
@@ -204,14 +241,12 @@ def submission_problems(item: Submission) -> dict[str, str]:
         problems["priority"] = _whole_problem(item.priority, PRIORITY_MIN, PRIORITY_MAX)
     if item.max_attempts is not None:
         problems["max_attempts"] = _whole_problem(item.max_attempts, 1, ATTEMPTS_MAX)
-    if item.at_us is not None:
-        problems["at"] = _whole_problem(item.at_us, 0, SUBMIT_INSTANT_MAX)
-        if item.delay_us is not None:
-            problems["delay"] = "given together with at"
-    if item.delay_us is not None and "delay" not in problems:
-        problems["delay"] = _whole_problem(item.delay_us, 0, DURATION_US_MAX)
+    if item.at_us is not None or item.delay_us is not None:
+        problems |= _instant_problems(item)
     if item.rule is not None:
         problems |= _schedule_problems(item, item.rule)
+    if item.depends is not None:
+        problems |= depends_problems(item.depends)
     if item.expires_us is not None:
         problems["expires"] = _whole_problem(item.expires_us, 1, DURATION_US_MAX)
     if item.key is not None:
@@ -227,13 +262,46 @@ def submission_problems(item: Submission) -> dict[str, str]:
     return {name: problem for name, problem in problems.items() if problem is not None}
 
 
+def _instant_problems(item: Submission) -> dict[str, str | None]:
+    problems: dict[str, str | None] = {}
+    if item.at_us is not None:
+        problems["at"] = _whole_problem(item.at_us, 0, SUBMIT_INSTANT_MAX)
+    if item.delay_us is not None:
+        both = item.at_us is not None
+        problems["delay"] = "given together with at" if both else _whole_problem(item.delay_us, 0, DURATION_US_MAX)
+    return problems
+
+
 def _schedule_problems(item: Submission, rule: Rule) -> dict[str, str | None]:
     problems: dict[str, str | None] = {**rule_problems(rule)}
+    if item.depends is not None:
+        problems["schedule"] = "given together with depends_on: what depends on others runs once, after them"
     if item.at_us is not None or item.delay_us is not None:
         problems["schedule"] = "given together with at or delay"
     if item.schedule_name:
         problems["name"] = text_problem(item.schedule_name)
     return problems
+
+
+def depends_problems(depends: Depends) -> dict[str, str | None]:
+    """What is wrong with dependencies, by field."""
+    problems: dict[str, str | None] = {}
+    on = depends.on
+    if not on or len(on) > DEPENDENCIES_MAX:
+        problems["depends_on"] = f"{len(on)} tasks; give 1 to {DEPENDENCIES_MAX}"
+    elif len(set(on)) < len(on) or any(_id_problem(each) for each in on):
+        problems["depends_on"] = "not ids of 16 bytes, each once"
+    if depends.on_failure not in ("cancel", "run"):
+        problems["on_upstream_failure"] = "give cancel or run"
+    if len(depends.outputs) > OUTPUTS_MAX:
+        problems["arguments"] = f"results are put into them in {len(depends.outputs)} places; {OUTPUTS_MAX} may be"
+    elif any(not _is_place(each, len(on)) for each in depends.outputs):
+        problems["arguments"] = "a result is put where no argument is"
+    return problems
+
+
+def _is_place(place: OutputPlace, upstreams: int) -> bool:
+    return 0 < len(place.path) <= PATH_STEPS_MAX and 0 <= place.upstream < upstreams
 
 
 def option_problems(options: TaskOptions) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from actionqueue.core.graph import Cascade
 from actionqueue.core.lanes import Lane
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.places import Places
@@ -22,7 +23,7 @@ from actionqueue.core.reasons import Where
 from actionqueue.core.retry import AttemptTerms
 from actionqueue.core.rules import CronRule, Rule
 from actionqueue.core.run import RunInstance, RunState
-from actionqueue.core.spec import NO_OPTIONS, TaskOptions
+from actionqueue.core.spec import NO_OPTIONS, Depends, TaskOptions
 
 STATES = (
     RunState.SCHEDULED,
@@ -182,6 +183,9 @@ class TaskExtra(Struct, frozen=True):
     expires_us: int | None = None
     """The deadline to start of each run after its nominal instant, where there is a schedule."""
     schedule: Schedule | None = None
+    depends: Depends | None = None
+    retries: int = 0
+    """Of a schedule's task, how many of its runs are retries."""
 
 
 NO_EXTRA = TaskExtra()
@@ -365,6 +369,15 @@ class State(Struct, eq=False):
     """The same, of before the last projection."""
     recorded: dict[bytes, int] = field(default_factory=dict)
     """By token: how many records a retry chain has that has a live run, if it has any (``core/records.py``)."""
+    dependents: dict[bytes, dict[bytes, Task]] = field(default_factory=dict)
+    """Of each task that live tasks depend on, those (``core/graph.py``)."""
+    unmet: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    """Of each task that waits for others, those of them that are live."""
+    results: dict[bytes, tuple[bytes, Output | None]] = field(default_factory=dict)
+    """Of tasks that ended lately and that live tasks depend on: the run that completed, and its result. A memo."""
+    fallen: list[Task] = field(default_factory=list)
+    """Tasks that ended because others did, until whoever waits for their results was told. A memo."""
+    cascade: Cascade | None = None
     # --- since the last projection; not part of what replay compares
     dirty_runs: dict[bytes, Run] = field(default_factory=dict)
     dirty_tasks: dict[bytes, Task] = field(default_factory=dict)
@@ -401,7 +414,8 @@ class State(Struct, eq=False):
         self.places.dispose()
         for schedule in self.schedules.values():
             schedule.waiting.clear()
-        for held in (self.tasks, self.runs, self.keys, self.dirty_runs, self.dirty_tasks):
+        self.fallen.clear()
+        for held in (self.tasks, self.runs, self.keys, self.dirty_runs, self.dirty_tasks, self.dependents):
             held.clear()
 
 

@@ -7,24 +7,35 @@ reply names the existing task. What left memory is looked up by the engine and a
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Container, Iterable, Mapping
+from itertools import compress
+from typing import TypeVar
+
 from msgspec import Struct
 from msgspec.structs import replace
 
+from actionqueue.core import graph
+from actionqueue.core.attempts import cancel_waiting
 from actionqueue.core.errors import (
     ActionQueueError,
+    DependencyCycle,
     IdempotencyConflict,
     InvalidSubmission,
     NotRetryable,
     Overloaded,
     UnknownRun,
+    UnknownTask,
 )
-from actionqueue.core.ids import NIL, RunId, TaskId
+from actionqueue.core.graph import Outlook
+from actionqueue.core.ids import NIL, RunId, TaskId, derived_id
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.lanes import Lane
+from actionqueue.core.reasons import canceled_by
 from actionqueue.core.records import set_count
 from actionqueue.core.rules import CronRule, Rule, timetable
 from actionqueue.core.run import RunState
-from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Submission, TaskOptions, submission_problems
+from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Depends, Submission, TaskOptions, submission_problems
 from actionqueue.core.state import (
     CODE_OF,
     NO_EXTRA,
@@ -40,6 +51,8 @@ from actionqueue.core.state import (
 
 JITTER_BYTES = 6
 """How much of a run's id, which is random there, draws its jitter."""
+
+T = TypeVar("T")
 
 LIVE_RUNS_MAX = 5_000_000
 """Live runs of one engine; beyond it submissions are refused with ``Overloaded``."""
@@ -67,6 +80,11 @@ class RareFields(Struct, frozen=True, omit_defaults=True):
     first_at: int = 0
     """When its first occurrence, whose nominal instant is the run's, falls due."""
     only_occurrence: bool = False
+    depends: Depends | None = None
+    failed: bytes = b""
+    """One of the tasks it depends on had ended badly before it was submitted, so it is canceled at once: that task, or
+    the one because of which that was canceled."""
+    retries: int = 0
 
 
 NOTHING_RARE = RareFields()
@@ -135,6 +153,10 @@ class KnownTask(Struct, array_like=True):
     run_id: bytes = b""
     handler: str = ""
     payload_digest: bytes = b""
+    outlook: int = Outlook.NOT_KNOWN
+    """How it ended, for those that depend on it."""
+    origin: bytes = b""
+    """The task because of which it was canceled (empty: it ended by itself)."""
 
     def has_content_of(self, item: Submission) -> bool:
         """Whether ``item`` says the same. A task that was submitted without a key recorded no digest of its content."""
@@ -153,6 +175,8 @@ class KnownRun(Struct, array_like=True):
     priority: int = 0
     newest: bytes = b""
     """The newest run of its chain of retries (empty: itself)."""
+    outlooks: dict[bytes, int] = {}
+    """How the tasks that its task depends on have ended, those that have."""
     records: int = 0
     """How many records the chain has."""
 
@@ -175,6 +199,9 @@ class RetryRun(Struct, array_like=True, tag="retry_run"):
     by: str = ""
     known: KnownRun | None = None
     at_us: int | None = None
+    with_dependents: bool = False
+    known_dependents: list[KnownRun] = []
+    """The runs that were canceled because it ended badly, where that is asked."""
     fresh: bool = False
     """Whether the chain's records (of steps and waits) are forgotten, so that everything is done again."""
 
@@ -192,12 +219,15 @@ def decide_submit(
     items = command.items
     if command.at and (problems := _foreign_problems(state, items)):
         return InvalidSubmission(f"the submission is not valid: {problems}", problems=problems)
-    events: list[object] = []
+    events: list[TaskSubmitted] = []
     reply: list[tuple[bytes, bytes, bool]] = []
     base = command.at or now
     declarations = state.declarations
     new_keys: dict[str, KnownTask] = {}
     new_tasks: dict[bytes, KnownTask] = {}
+    named: dict[bytes, bytes] = {}
+    """Of each item, the id of the task that it is."""
+    created: list[Submission] = []
     for item in items:
         if item.key is not None or item.task_id_given:
             existing = _existing(state, command, item, now, new_keys, new_tasks)
@@ -205,6 +235,7 @@ def decide_submit(
                 return existing
             if existing is not None:
                 reply.append((existing.task_id, existing.run_id, False))
+                named[item.task_id] = existing.task_id
                 continue
             known = KnownTask(item.task_id, item.content, None, item.run_id, item.handler, item.payload_digest)
             new_tasks[item.task_id] = known
@@ -221,10 +252,142 @@ def decide_submit(
         if isinstance(submitted, ActionQueueError):
             return submitted
         events.append(submitted)
+        created.append(item)
+        named[item.task_id] = item.task_id
         reply.append((item.task_id, item.run_id, True))
     if events and len(state.runs) + len(events) > live_runs_max:
         return overloaded(state, live_runs_max)
-    return Accepted(events, reply)
+    if not any(item.depends is not None for item in created):
+        return Accepted([*events], reply)
+    ordered = _with_dependencies(state, command, created, events, named)
+    return ordered if isinstance(ordered, ActionQueueError) else Accepted([*ordered], reply)
+
+
+def _with_dependencies(
+    state: State, command: Submit, created: list[Submission], events: list[TaskSubmitted], named: dict[bytes, bytes]
+) -> list[TaskSubmitted] | ActionQueueError:
+    """The events of new tasks with what each depends on, those that others depend on first."""
+    known = command.known_tasks | {each.task_id: each for each in command.known_keys.values()}
+    rules = {item.task_id: item.rule for item in created}
+    made: dict[bytes, TaskSubmitted] = {}
+    waits: dict[bytes, list[bytes]] = {}
+    for item, submitted in zip(created, events, strict=True):
+        event, depends = submitted, item.depends
+        if depends is not None:
+            depends = _renamed(depends, named)
+            problem = check_dependencies(state, item.task_id, depends, known, rules)
+            if problem is not None:
+                return problem
+            failed = failed_of(state, depends, known)
+            event = replace(event, rare=replace(event.rare or RareFields(), depends=depends, failed=failed))
+            waits[item.task_id] = [each for each in depends.on if each in rules]
+        made[item.task_id] = event
+    ordered = _in_order(made, waits)
+    return ordered if isinstance(ordered, ActionQueueError) else _doomed(ordered)
+
+
+def _doomed(ordered: list[TaskSubmitted]) -> list[TaskSubmitted]:
+    """The same, where those that are canceled at once take with them what depends on them."""
+    origins = {event.task_id: event.rare.failed for event in ordered if event.rare is not None and event.rare.failed}
+    if not origins:
+        return ordered
+    found: list[TaskSubmitted] = []
+    for event in ordered:
+        rare = event.rare
+        depends = None if rare is None else rare.depends
+        if rare is None or depends is None or rare.failed or graph.satisfies(depends, Outlook.FAILED):
+            found.append(event)
+            continue
+        failed = next((origins[each] for each in depends.on if each in origins), b"")
+        if failed:
+            origins[event.task_id] = failed
+        found.append(replace(event, rare=replace(rare, failed=failed)))
+    return found
+
+
+def _renamed(depends: Depends, named: dict[bytes, bytes]) -> Depends:
+    """By the ids of tasks that existed already, where an item named one of those."""
+    on = tuple([named.get(each, each) for each in depends.on])
+    return depends if on == depends.on else replace(depends, on=on)
+
+
+def _in_order(made: Mapping[bytes, T], waits: Mapping[bytes, Iterable[bytes]]) -> list[T] | DependencyCycle:
+    """Each after those it depends on; a circle of them is refused with its path."""
+    missing = {task_id: [each for each in waits.get(task_id, ()) if each in made] for task_id in made}
+    followers: dict[bytes, list[bytes]] = {}
+    for task_id, on in missing.items():
+        for each in on:
+            followers.setdefault(each, []).append(task_id)
+    left = {task_id: len(on) for task_id, on in missing.items()}
+    ready = deque(task_id for task_id, count in left.items() if not count)
+    found: list[T] = []
+    while ready:
+        task_id = ready.popleft()
+        found.append(made[task_id])
+        for each in followers.get(task_id, ()):
+            left[each] -= 1
+            if not left[each]:
+                ready.append(each)
+    if len(found) == len(made):
+        return found
+    here = next(compress(left, left.values()))
+    path = [here]
+    while (following := next(each for each in missing[here] if left[each])) not in path:
+        path.append(following)
+        here = following
+    return cycle([*path[path.index(following) :], following])
+
+
+def cycle(path: Iterable[bytes]) -> DependencyCycle:
+    """The refusal of a circle; the path begins and ends with the same task."""
+    shown = " -> ".join(str(TaskId(bytes=each)) for each in path)
+    return DependencyCycle(f"these tasks would wait for each other for ever: {shown}", path=shown)
+
+
+def check_dependencies(
+    state: State, task_id: bytes, depends: Depends, known: dict[bytes, KnownTask], new: Mapping[bytes, Rule | None]
+) -> ActionQueueError | None:
+    """What is wrong with the tasks that one is to depend on: one does not exist, never ends, or is that task itself.
+
+    ``new`` are those submitted together with it, with their rules.
+    """
+    for upstream in depends.on:
+        if upstream == task_id:
+            return cycle([task_id, task_id])
+        task = state.tasks.get(upstream)
+        if task is None and upstream not in known and upstream not in new:
+            return UnknownTask(
+                f"depends_on: no task {TaskId(bytes=upstream)} in this store", task_id=TaskId(bytes=upstream)
+            )
+        rule = new.get(upstream) if task is None else task.extra.rule
+        if isinstance(rule, CronRule) and rule.max_occurrences is None and rule.ends_us is None:
+            problem = (
+                f"task {TaskId(bytes=upstream)} has a cron schedule without an end, so it would be waited for for ever"
+            )
+            return InvalidSubmission(f"depends_on: {problem}", problems={"depends_on": problem})
+    return None
+
+
+def failed_of(state: State, depends: Depends, known: dict[bytes, KnownTask]) -> bytes:
+    """Of the first dependency that has ended in a way that does not let the task go on the origin; empty for none."""
+    for upstream in depends.on:
+        found = known.get(upstream)
+        if upstream not in state.tasks and found is not None and not graph.satisfies(depends, found.outlook):
+            return found.origin or upstream
+    return b""
+
+
+def names_unknown(state: State, command: Submit) -> bool:
+    """Whether it depends on tasks that are neither live nor among its own: how they ended is to be looked up."""
+    depending = [item for item in command.items if item.depends is not None]
+    if not depending:
+        return False
+    mine = {item.task_id for item in command.items}
+    return any(
+        upstream not in state.tasks and upstream not in mine
+        for item in depending
+        for upstream in (item.depends.on if item.depends is not None else ())
+    )
 
 
 def overloaded(state: State, live_runs_max: int) -> Overloaded:
@@ -404,6 +567,8 @@ def decide_retry(state: State, command: RetryRun, now: int) -> Accepted | Action
         )
     image = known.image
     live = state.tasks.get(image.task_id)
+    if live is None and (barred := _barred(state, known)) is not None:
+        return barred
     if live is not None:
         for other in live.live_runs():
             if other.token == known.token:
@@ -417,7 +582,68 @@ def decide_retry(state: State, command: RetryRun, now: int) -> Accepted | Action
         now, image.task_id, command.new_run_id, due_at, command.run_id, known.token, known.priority, command.by,
         None if live is not None else image, 0 if command.fresh else known.records, command.fresh,
     )  # fmt: skip
-    return Accepted([added], (image.task_id, command.new_run_id))
+    events: list[object] = [added]
+    for each in _dependents_of(state, known, command.known_dependents) if command.with_dependents else ():
+        run_id = derived_id(command.new_run_id, each.run_id)
+        events.append(
+            RunAdded(
+                now, each.image.task_id, run_id, now, each.run_id, each.token, each.priority, command.by, each.image,
+                each.records,
+            )
+        )  # fmt: skip
+    return Accepted(events, (image.task_id, command.new_run_id))
+
+
+def _barred(state: State, known: KnownRun) -> NotRetryable | DependencyCycle | None:
+    """Why a run of a task that had ended cannot go on: what it depends on ended badly, or waits for it."""
+    rare = known.image.rare
+    if rare is None or rare.depends is None:
+        return None
+    bad = _bad_upstream(state, known, ())
+    if bad is not None:
+        return NotRetryable(
+            f"the run depends on task {TaskId(bytes=bad)}, which did not complete; retry the run of that one with "
+            "with_dependents=True",
+            run_id=RunId(bytes=known.run_id),
+        )
+    path = graph.path_to(state, rare.depends.on, known.image.task_id)
+    return None if path is None else cycle([known.image.task_id, *path])
+
+
+def _bad_upstream(state: State, known: KnownRun, revived: Container[bytes]) -> bytes | None:
+    """A task that the task of a run depends on and that ended badly, unless it is live again."""
+    rare = known.image.rare
+    depends = None if rare is None else rare.depends
+    for upstream in () if depends is None else depends.on:
+        outlook = known.outlooks.get(upstream, Outlook.COMPLETED)  # else it was pruned
+        assert depends is not None
+        if upstream not in state.tasks and upstream not in revived and not graph.satisfies(depends, outlook):
+            return upstream
+    return None
+
+
+def _depends_of(known: KnownRun) -> Depends:
+    rare = known.image.rare
+    assert rare is not None, "it is known as one that depends on others"
+    assert rare.depends is not None, "the same"
+    return rare.depends
+
+
+def _dependents_of(state: State, known: KnownRun, dependents: list[KnownRun]) -> list[KnownRun]:
+    """The runs that come back with it: those canceled because it ended badly and for which nothing else is in the way.
+
+    One that was retried by itself meanwhile is live, and waits for this one if it waits at all.
+    """
+    found = {each.image.task_id: each for each in dependents if each.image.task_id not in state.tasks}
+    while True:
+        revived = found.keys() | {known.image.task_id}
+        barred = [task_id for task_id, each in found.items() if _bad_upstream(state, each, revived) is not None]
+        if not barred:
+            waits = {task_id: _depends_of(each).on for task_id, each in found.items()}
+            ordered = _in_order(found, waits)
+            return list(found.values()) if isinstance(ordered, ActionQueueError) else ordered
+        for task_id in barred:
+            del found[task_id]
 
 
 # --- apply ------------------------------------------------------------------------------------------------------
@@ -436,15 +662,21 @@ def apply_submitted(state: State, event: TaskSubmitted) -> None:
     task = Task(task_id, lane, event.priority, event.max_attempts, at, event.payload_digest, event.payload_bytes, extra)
     state.tasks[task_id] = task
     state.tasks_total += 1
+    if state.dependents:  # one of its id was pruned, and tried again is what depended on that
+        graph.revive(state, task)
     if rare is not None and rare.key is not None:
         state.keys[rare.key] = task
     if rare is not None and rare.rule is not None:
         begin_schedule(state, task, event, rare)
         return
-    run = _add_run(state, task, event.run_id, event.due_at, at, event.priority, "submitted")
-    if extra.expires_at is not None:
-        places.timers.watch_deadline(run)
+    waits = extra.depends is not None and graph.enter(state, task)
+    run = _add_run(state, task, event.run_id, event.due_at, at, event.priority, "submitted", waits=waits)
     state.dirty_tasks[task_id] = task
+    if rare is not None and rare.failed:
+        cancel_waiting(state, run, at, canceled_by(rare.failed))
+        state.fallen.append(task)
+    elif extra.expires_at is not None:
+        places.timers.watch_deadline(run)
 
 
 def apply_run_added(state: State, event: RunAdded) -> None:
@@ -474,10 +706,14 @@ def apply_run_added(state: State, event: RunAdded) -> None:
         key, until = task.extra.key, task.extra.key_until
         if key is not None and (until is None or until > event.at):  # else it may be another task's by now
             state.keys[key] = task
+        graph.revive(state, task)
     else:
         task = state.tasks[event.task_id]
     task.finished_at = None
-    run = _add_run(state, task, event.run_id, event.due_at, event.at, event.priority, "retry")
+    if task.extra.rule is not None:
+        task.extra = replace(task.extra, retries=task.extra.retries + 1)
+    waits = image is not None and task.extra.depends is not None and graph.enter(state, task)
+    run = _add_run(state, task, event.run_id, event.due_at, event.at, event.priority, "retry", waits=waits)
     run.lineage = Lineage(event.retry_of, event.token, event.by)
     if event.fresh:
         state.forgotten.append(event.token)
@@ -534,10 +770,12 @@ def add_run(
     return run
 
 
-def _add_run(state: State, task: Task, run_id: bytes, due_at: int, at: int, priority: int, reason: str) -> Run:
+def _add_run(
+    state: State, task: Task, run_id: bytes, due_at: int, at: int, priority: int, reason: str, *, waits: bool = False
+) -> Run:
     order = state.next_order
     state.next_order = order + 1
-    if due_at <= at:
+    if due_at <= at and not waits:
         run = Run.new_ready_with_id(run_id, task.id, due_at, at, priority)
     else:
         run = Run.new_scheduled_with_id(run_id, task.id, due_at, at)
@@ -550,7 +788,11 @@ def _add_run(state: State, task: Task, run_id: bytes, due_at: int, at: int, prio
     task.head = run
     state.runs[run_id] = run
     state.dirty_runs[run_id] = run
-    if due_at <= at:
+    if waits:
+        state.counts[0] += 1
+        run.until = due_at
+        graph.hold(state, run)
+    elif due_at <= at:
         state.counts[1] += 1
         state.places.enter_lane(run)
     else:
@@ -592,6 +834,8 @@ def extra_of(rare: RareFields, canceled_at: int | None = None) -> TaskExtra:
         schedule_name=rare.schedule_name,
         schedule_origin=rare.schedule_origin,
         expires_us=rare.expires_us,
+        depends=rare.depends,
+        retries=rare.retries,
     )
 
 
@@ -609,4 +853,6 @@ def rare_of(extra: TaskExtra) -> RareFields:
         schedule_name=extra.schedule_name,
         schedule_origin=extra.schedule_origin,
         expires_us=extra.expires_us,
+        depends=extra.depends,
+        retries=extra.retries,
     )

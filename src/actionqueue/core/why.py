@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from actionqueue.core.awaiting import SIGNAL
-from actionqueue.core.ids import RunId
+from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import shown_datetime
 from actionqueue.core.lanes import Bucket, Lane, Slots
 from actionqueue.core.reasons import (
@@ -29,6 +29,8 @@ from actionqueue.core.reasons import (
     Reason,
     Sleeping,
     TakesItsTurn,
+    Upstream,
+    WaitsForTasks,
     Where,
 )
 from actionqueue.core.run import RunState
@@ -37,7 +39,7 @@ from actionqueue.core.waking import key_of
 
 if TYPE_CHECKING:
     from actionqueue.core.places import Places
-    from actionqueue.core.state import Run
+    from actionqueue.core.state import Run, State
 
 HOLDERS_LISTED_MAX = 20
 """Runs that a reason or a limit names of those that hold something."""
@@ -46,7 +48,7 @@ AHEAD_COUNTED_MAX = 10_000
 
 
 def reason_of(places: Places, run: Run, now: int) -> Reason | None:
-    """What ``run`` waits for at ``now``; None for a run that has ended."""
+    """What ``run``, which is in a place, waits for at ``now``; None for a run that has ended."""
     places.now = max(places.now, now)
     match run.where:
         case Where.NOWHERE:
@@ -65,6 +67,13 @@ def reason_of(places: Places, run: Run, now: int) -> Reason | None:
             return NotYetDue(shown_datetime(run.until), run.state is RunState.RETRY_WAIT)
         case _:
             return _blocked(places, run, places.lane_of(run))
+
+
+def reason_in(state: State, run: Run, now: int) -> Reason | None:
+    """The same, also where it waits for something that places know nothing of."""
+    if run.where is Where.DEPENDENCY:
+        return _waits_for_tasks(state, run)
+    return reason_of(state.places, run, now)
 
 
 def ahead_of(places: Places, run: Run) -> int:
@@ -130,6 +139,19 @@ def _awaited(places: Places, run: Run) -> Reason:
         return AwaitsSignal(wait.signal, wait.key, until, since)
     assert until is not None, "a sleep ends"
     return Sleeping(until, since)
+
+
+def _waits_for_tasks(state: State, run: Run) -> WaitsForTasks:
+    unmet = state.unmet[run.task.id]
+    return WaitsForTasks(tuple([_upstream(state, each) for each in islice(unmet, HOLDERS_LISTED_MAX)]), len(unmet))
+
+
+def _upstream(state: State, task_id: bytes) -> Upstream:
+    task = state.tasks[task_id]
+    run = task.head
+    return Upstream(
+        TaskId(bytes=task_id), task.handler, None if run is None else run.id, None if run is None else run.state.value
+    )
 
 
 def _in_progress(places: Places, run: Run) -> InProgress:

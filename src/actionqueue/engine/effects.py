@@ -10,13 +10,19 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actionqueue.core.attempts import AttemptFinished
-from actionqueue.core.errors import ActionQueueError, StoreDamaged, StoreUnavailable, UnknownTask
+from actionqueue.core.errors import (
+    ActionQueueError,
+    PayloadTooLarge,
+    StoreDamaged,
+    StoreUnavailable,
+    UnknownTask,
+)
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.rows import Row
 from actionqueue.core.state import FAILED, RETRY_WAIT, Outcome
-from actionqueue.engine import lookups
+from actionqueue.engine import lookups, outputs
 from actionqueue.engine.tickets import CallTicket, Ticket, settle_all
-from actionqueue.engine.work import Ended, Post, Turn
+from actionqueue.engine.work import Ended, Joining, Post, Turn
 from actionqueue.executors.endings import failed, put_off
 from actionqueue.executors.port import Asked, Assignment
 from actionqueue.store.codec import digest
@@ -30,6 +36,11 @@ logger = logging.getLogger("actionqueue")
 RECENT_ENDED_MAX = 1_000
 RECENT_BODY_BYTES_MAX = 4_096
 PUT_OFF_US = 1_000_000
+
+_NOT_JOINED: dict[type[ActionQueueError], str] = {
+    PayloadTooLarge: "arguments_too_large", StoreDamaged: "result_damaged", UnknownTask: "result_pruned",
+}  # fmt: skip
+"""Why an attempt fails that cannot be given the results it takes."""
 
 T = TypeVar("T")
 
@@ -143,9 +154,11 @@ class Effects:
 
     def _start(self, turn: Turn) -> None:
         if turn.unread:
-            self._read_payloads(turn)
+            _withhold(turn, self._read_payloads(turn.unread))
+        if turn.joining:
+            _withhold(turn, self._join_results(turn.joining))
         if turn.unrecorded:
-            self._read_records(turn)
+            _withhold(turn, self._read_records(turn.unrecorded))
         for name, assignments in turn.starts.items():
             executor = self._engine.executors[name]
             try:
@@ -172,38 +185,59 @@ class Effects:
         """What could not be started has not run: uncounted, and due again soon."""
         self._engine.report([put_off(assignment, PUT_OFF_US) for assignment in assignments])
 
-    def _read_payloads(self, turn: Turn) -> None:
-        """Read what has left memory; an attempt whose arguments are damaged fails for good instead of starting."""
-        withheld: list[Assignment] = []
+    def _read_payloads(self, unread: list[Assignment]) -> list[Assignment]:
+        """Read what has left memory; an attempt whose arguments are damaged fails for good instead of starting.
+
+        Those that do not start are returned.
+        """
         try:
-            bodies = self._bodies([each.task_id for each in turn.unread])
+            bodies = self._bodies([each.task_id for each in unread])
         except StoreUnavailable as error:
             logger.warning("arguments cannot be read now (%s); their attempts are tried again in a second", error)
-            withheld = turn.unread
-            self._put_off(withheld)
-        else:
-            withheld = self._give_payloads(turn.unread, bodies)
-        _withhold(turn, withheld)
+            self._put_off(unread)
+            return unread
+        return self._give_payloads(unread, bodies)
 
-    def _read_records(self, turn: Turn) -> None:
-        """Read what the chains have recorded; an attempt whose records are damaged fails for good instead of starting."""
+    def _join_results(self, joining: list[Joining]) -> list[Assignment]:
+        """Put the results of other tasks into arguments. Those that do not start are returned."""
+        withheld: list[Assignment] = []
+        for each in joining:
+            assignment = each.assignment
+            if not assignment.payload:  # withheld already
+                continue
+            try:
+                results = self._payloads.ask(lambda reader, each=each: outputs.read_results(reader, each))  # type: ignore[misc]
+                assignment.payload = outputs.join(assignment.payload, each.depends, results)
+            except StoreUnavailable as error:
+                logger.warning("results cannot be read now (%s); an attempt is tried again in a second", error)
+                self._put_off([assignment])
+                withheld.append(assignment)
+            except (StoreDamaged, PayloadTooLarge, UnknownTask) as error:
+                self._engine.report([failed(assignment, _NOT_JOINED[type(error)], error.message, terminal=True)])
+                withheld.append(assignment)
+        return withheld
+
+    def _read_records(self, unrecorded: list[Assignment]) -> list[Assignment]:
+        """Read what the chains have recorded; an attempt whose records are damaged fails for good.
+
+        Those that do not start are returned.
+        """
         withheld: list[Assignment] = []
         try:
-            found = self._records([each.token for each in turn.unrecorded])
+            found = self._records([each.token for each in unrecorded])
         except StoreUnavailable as error:
             logger.warning("records cannot be read now (%s); their attempts are tried again in a second", error)
-            withheld = turn.unrecorded
-            self._put_off(withheld)
-        else:
-            for assignment in turn.unrecorded:
-                rows = found.get(assignment.token)
-                if rows is None:
-                    withheld.append(assignment)
-                else:
-                    assignment.records = [(name, kind, body) for _, name, kind, _, body in rows]
-            message = "what earlier attempts have recorded is unreadable: bytes changed on disk"
-            self._engine.report([failed(each, "records_damaged", message, terminal=True) for each in withheld])
-        _withhold(turn, withheld)
+            self._put_off(unrecorded)
+            return unrecorded
+        for assignment in unrecorded:
+            rows = found.get(assignment.token)
+            if rows is None:
+                withheld.append(assignment)
+            else:
+                assignment.records = [(name, kind, body) for _, name, kind, _, body in rows]
+        message = "what earlier attempts have recorded is unreadable: bytes changed on disk"
+        self._engine.report([failed(each, "records_damaged", message, terminal=True) for each in withheld])
+        return withheld
 
     def _records(self, tokens: Sequence[bytes]) -> Mapping[bytes, list[Row]]:
         """Records by chain, without those of chains of which one is damaged; raises when nothing can be read any more."""

@@ -71,7 +71,7 @@ class Housekeeping:
         self._stalled = False
         self._asked: SimpleQueue[Post | None] = SimpleQueue()
         self._passed_over = 0
-        """Old tasks whose keys live on, at the head of what could be pruned."""
+        """Old tasks that must stay, at the head of what could be pruned."""
 
     def start(self) -> None:
         """Begin."""
@@ -305,7 +305,8 @@ class Housekeeping:
     def prune_tasks(self, finished_before: int) -> tuple[int, bool]:
         """Delete some tasks that finished before an instant; how many, and whether there may be more.
 
-        Tasks whose idempotency key lives on are passed over, and looked at again when the end was reached.
+        Tasks whose idempotency key lives on, or that live ones depend on, are passed over, and looked at again when the
+        end was reached.
         """
         engine = self._engine
         engine.begin_lookup()
@@ -334,7 +335,8 @@ class Housekeeping:
         as_of, rows = self._finished(finished_before)
         more = len(rows) == PRUNE_TASKS_PER_STEP
         now = self._engine.clock.now_us()
-        doomed = [row for row in rows if not _key_lives(row, now)]
+        needed = self._engine.writer.machine.state.dependents  # only asked for single keys, from this thread
+        doomed = [row for row in rows if not _key_lives(row, now) and row[0] not in needed]
         self._passed_over = self._passed_over + len(rows) - len(doomed) if more else 0
         ended = (sum(row[9] for row in doomed), sum(row[10] for row in doomed), sum(row[11] for row in doomed))
         return Prune(len(doomed), *ended, finished_before, [row[0] for row in doomed], as_of), more

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
+from actionqueue.core.dependencies import AddDependencies
 from actionqueue.core.epochs import ConfirmClock, PruneHistory
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission, NotRunning
 from actionqueue.core.explain import Explain
@@ -47,6 +48,7 @@ SENDABLE = (
     Trigger,
     AskBackfill,
     Retire,
+    AddDependencies,
     ConfirmClock,
     PruneHistory,
     Explain,

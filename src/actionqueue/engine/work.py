@@ -11,7 +11,8 @@ from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.machine import Command, Event
 from actionqueue.core.rows import Projection, Row
-from actionqueue.core.state import ErrorInfo
+from actionqueue.core.spec import Depends
+from actionqueue.core.state import ErrorInfo, Output
 from actionqueue.engine.tickets import Ticket
 from actionqueue.executors.port import Assignment
 from actionqueue.store.port import Reader
@@ -43,6 +44,17 @@ class Ended(Struct, gc=False):
     error: ErrorInfo | None
 
 
+class Joining(Struct):
+    """An attempt that starts with the results of other tasks in its arguments.
+
+    ``lately`` are those that ended so lately that their rows may not be written yet: the run that completed, its result.
+    """
+
+    assignment: Assignment
+    depends: Depends
+    lately: dict[bytes, tuple[bytes, Output | None]]
+
+
 class Turn(Struct):
     """What the writer decided since the last hand-over: one transaction, and what follows once it is durable."""
 
@@ -61,6 +73,8 @@ class Turn(Struct):
     """Rows of records, written with the events that tell of them."""
     dropped_steps: list[bytes] = field(default_factory=list)
     """Chains whose records go."""
+    joining: list[Joining] = field(default_factory=list)
+    """Those of them that take the results of other tasks, which are read then."""
     stops: list[tuple[str, bytes, str, bool]] = field(default_factory=list)
     """(executor, attempt id, reason, by force)"""
     abandoned: list[tuple[str, bytes]] = field(default_factory=list)

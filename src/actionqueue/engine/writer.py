@@ -8,12 +8,13 @@ and only then, lets its effects out: replies, starts, stops, results. While a co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from actionqueue.core import attempts, control, submission
 from actionqueue.core.attempts import AttemptFinished, AttemptStarted, Finish, Progress
 from actionqueue.core.control import CancelRequested, TaskCanceled
+from actionqueue.core.dependencies import AddDependencies
 from actionqueue.core.epochs import Declare, Prune
 from actionqueue.core.equipment import Equipment, equipment_of
 from actionqueue.core.errors import ActionQueueError, StoreError, StoreUnavailable, UnknownRun, UnknownTask
@@ -28,7 +29,7 @@ from actionqueue.core.steps import RecordStep
 from actionqueue.core.submission import Submit, TaskSubmitted
 from actionqueue.engine.stopping import Stopping
 from actionqueue.engine.tickets import CallTicket, Ticket
-from actionqueue.engine.work import Ended, Post, Turn
+from actionqueue.engine.work import Ended, Joining, Post, Turn
 from actionqueue.executors.port import Asked, Assignment, Called, Report, Runnable
 from actionqueue.store.codec import encode_equipment, encode_slots, summary_of
 
@@ -136,8 +137,9 @@ class Writer:
     def _handle(self, post: Post, now: int, turn: Turn) -> None:
         command = post.command
         kind = type(command)
-        if kind is Submit and post.as_of is None and _needs_facts(command):  # type: ignore[arg-type]
-            self._coming.update(_ids_of(command))  # type: ignore[arg-type]
+        if post.as_of is None and self._needs_facts(command):
+            if kind is Submit:
+                self._coming.update(_ids_of(command))  # type: ignore[arg-type]
             turn.lookups.append(post)
             self._looking_up += 1
             return
@@ -193,17 +195,14 @@ class Writer:
     def _is_outdated(self, post: Post) -> bool:
         ended_since, as_of = self.machine.state.ended_since, post.as_of
         assert as_of is not None
-        command = post.command
+        return any(ended_since(name, as_of) for name in _named_in(post.command))
+
+    def _needs_facts(self, command: Command) -> bool:
+        """Whether it speaks of what may have left memory, and says something else where it has."""
+        state = self.machine.state
         if isinstance(command, Submit):
-            known = (*command.known_keys.values(), *command.known_tasks.values())
-            return any(ended_since(each.task_id, as_of) for each in known) or any(
-                (item.key is not None and ended_since(item.key, as_of))
-                or (item.task_id_given and ended_since(item.task_id, as_of))
-                for item in command.items
-            )
-        if isinstance(command, submission.RetryRun) and command.known is not None:
-            return ended_since(command.known.image.task_id, as_of)
-        return False
+            return _may_exist(command) or submission.names_unknown(state, command)
+        return isinstance(command, AddDependencies) and any(each not in state.tasks for each in command.on)
 
     def _accept(self, post: Post, events: list[Any], now: int, turn: Turn) -> None:
         machine = self.machine
@@ -289,6 +288,10 @@ class Writer:
                 turn.unread.append(assignment)
             if recorded and run.token in recorded:
                 turn.unrecorded.append(assignment)
+            depends = task.extra.depends
+            if depends is not None and depends.outputs:
+                lately = {each: state.results[each] for each in depends.on if each in state.results}
+                turn.joining.append(Joining(assignment, depends, lately))
             name = lane.executor.name
             if name in starts:
                 starts[name].append(assignment)
@@ -511,6 +514,9 @@ class Writer:
     def take_turn(self, now: int) -> Turn | None:
         """The turn so far, to be committed; None when there is nothing in it. Projects when that is due."""
         turn = self.turn
+        for task in self.machine.state.fallen:
+            self._ended_before(task.id, turn)
+        self.machine.state.fallen.clear()
         if self._projection_due(now):
             turn.projection = project(self.machine.state)
             turn.projection.facts["slots"] = self._slots()
@@ -562,5 +568,27 @@ def _may_pass(post: Post) -> bool:
     return isinstance(post.failure, StoreError) and post.failures < LOOK_UPS_MAX
 
 
-def _needs_facts(command: Submit) -> bool:
+def _may_exist(command: Submit) -> bool:
     return any(item.key is not None or item.task_id_given for item in command.items)
+
+
+def _named_in(command: Command) -> Iterator[bytes | str]:
+    """The tasks and idempotency keys of which facts were looked up for it, or would have been."""
+    match command:
+        case Submit():
+            yield from (each.task_id for each in (*command.known_keys.values(), *command.known_tasks.values()))
+            for item in command.items:
+                if item.key is not None:
+                    yield item.key
+                if item.task_id_given:
+                    yield item.task_id
+                if item.depends is not None:
+                    yield from item.depends.on
+        case submission.RetryRun(known=submission.KnownRun() as known):
+            for each in (known, *command.known_dependents):
+                yield each.image.task_id
+                yield from each.outlooks
+        case AddDependencies():
+            yield from command.on
+        case _:
+            return

@@ -220,6 +220,13 @@ class Scratch:
         for item in self._connection.execute(query):  # noqa: UP028 - as in SQLiteScan
             yield item
 
+    def forget(self, task_id: bytes) -> None:
+        """Nothing was put there of that task, of its runs and of their attempts. The note of a run begins with its task."""
+        runs = "SELECT key FROM runs WHERE substr(note, 1, 16) = ?"
+        self._connection.execute(f"DELETE FROM attempts WHERE substr(key, 1, 16) IN ({runs})", (task_id,))
+        self._connection.execute("DELETE FROM runs WHERE substr(note, 1, 16) = ?", (task_id,))
+        self._connection.execute("DELETE FROM tasks WHERE key = ?", (task_id,))
+
     def has(self, table: str, key: bytes) -> bool:
         """Whether something was put there under that key."""
         return self._connection.execute(f"SELECT 1 FROM {table} WHERE key = ?", (key,)).fetchone() is not None

@@ -23,7 +23,7 @@ from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.core.usage import ListLimits
 from actionqueue.store.codec import digest
-from actionqueue.testing import callers, planning
+from actionqueue.testing import callers, depending, planning
 from actionqueue.testing.behaviour import HANDLERS, SECOND_US, SIGNAL_KEYS, SIGNALS
 from actionqueue.testing.faults import COMMIT_FAULTS
 
@@ -112,6 +112,7 @@ def submit(world: World, chance: Random) -> None:
             item = new_item(world, chance)
             world.witness.send(item)
             items.append(item)
+        depending.depend(world, items)
         callers.send(world, Submit(items), chance)
 
 
@@ -201,7 +202,10 @@ def retry(world: World, chance: Random) -> None:
         new_id = bytes(16) if chance.random() < 0.03 else world.ids.next(world.time.wall_us)
         at_us = -1 if chance.random() < 0.03 else chance.choice((None, None, world.time.wall_us + 3 * SECOND_US))
         world.witness.retries[new_id] = run_id
-        callers.send(world, RetryRun(run_id, new_id, "someone", at_us=at_us, fresh=new_id[-1] % 4 == 0), chance)
+        command = RetryRun(
+            run_id, new_id, "someone", at_us=at_us, with_dependents=chance.random() < 0.4, fresh=new_id[-1] % 4 == 0
+        )
+        callers.send(world, command, chance)
 
 
 def reschedule(world: World, chance: Random) -> None:
@@ -394,5 +398,5 @@ ACTIONS: dict[str, Callable[[World, Random], Any]] = {
     "confirm_clock": confirm_clock, "prune": prune, "prune_log": prune_log, "prune_asked": prune_asked,
     "choose_prune": choose_prune, "register": register, "pass": pass_time, "jump": jump, "fault": fault,
     "read_fault": read_fault, "crash": crash, "restart": restart, "take_over": take_over, "second": second, "drain": drain,
-    "signal": signal, "schedule": planning.submit, "of_schedule": planning.control,
+    "signal": signal, "schedule": planning.submit, "of_schedule": planning.control, "depend": depending.add,
 }  # fmt: skip

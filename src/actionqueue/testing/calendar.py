@@ -100,6 +100,11 @@ class Calendar:
         self._accounts[event.task_id] = account
         self._is_of(run, account, event.due_at)
 
+    def was_canceled(self, task_id: bytes) -> bool:
+        """Whether it is a schedule that someone canceled."""
+        account = self._accounts.get(task_id)
+        return account is not None and account.is_canceled
+
     def is_over(self, task_id: bytes) -> bool:
         """Whether nothing of it is to come."""
         account = self._accounts.get(task_id)

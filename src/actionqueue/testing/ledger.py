@@ -13,12 +13,13 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core import attempts, control, epochs, schedules, signals, steps, submission, waits
+from actionqueue.core import attempts, control, dependencies, epochs, schedules, signals, steps, submission, waits
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.state import Outcome
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Batch
 from actionqueue.testing.calendar import Calendar
+from actionqueue.testing.chart import Chart
 from actionqueue.testing.limit_book import LimitBook
 from actionqueue.testing.wait_book import WaitBook
 
@@ -70,6 +71,8 @@ class Record(Struct, eq=False):
     is_moved: bool = False
     is_requested: bool = False
     submitted_priority: int = 0
+    is_held: bool = False
+    """Whether it waits for tasks that its own depends on."""
     jitter_us: int = 0
     """By how much an occurrence may be later than its nominal instant."""
 
@@ -98,6 +101,7 @@ class Ledger:
         self.limits = LimitBook()
         self.calendar = Calendar(self)
         self.waits = WaitBook(self.problems)
+        self.chart = Chart(self)
         self._capacity = capacity
         self._executor_of = executor_of
         self._orders = 0
@@ -112,7 +116,9 @@ class Ledger:
                 self.problems.append(f"event {self.seq} is recorded at {event.at}, after one at {self.at}")
             self.at = event.at
             _READ[type(event)](self, event)
+            self.chart.settle()
         self.waits.written(batch)
+        self.chart.pruned(batch.pruned_tasks)
         for task_id in batch.pruned_tasks:
             for run_id in self.tasks.pop(task_id).runs:
                 self.runs[run_id].is_pruned = True
@@ -168,6 +174,7 @@ class Ledger:
             self.tasks[event.task_id].expires_us = event.rare.expires_us
             run.state = "scheduled"  # whatever the instant is
             self.calendar.submitted(event, run)
+        self.chart.submitted(event, run)
 
     def add_occurrence(self, run_id: bytes, task_id: bytes, due_at: int, state: str = "scheduled") -> Record:
         """One more run of a schedule."""
@@ -186,13 +193,14 @@ class Ledger:
         self.waits.retried(event.token, event.records, fresh=event.fresh)
         if event.token != old.token:
             self.problems.append(f"run {run.id.hex()} does not carry the token of its chain")
+        self.chart.added(event, run)
 
     def promoted(self, event: attempts.RunsPromoted) -> None:
         """Due runs that wait."""
         for run_id in event.run_ids:
             run = self.runs[run_id]
-            if run.due_at > event.at:
-                self.problems.append(f"run {run_id.hex()} is promoted before it is due")
+            if run.due_at > event.at or run.is_held:
+                self.problems.append(f"run {run_id.hex()} is promoted before it is due, or over its dependencies")
             self._check_occurrence(run, event.at)
             self.move(run, "ready")
             self._orders += 1
@@ -223,6 +231,8 @@ class Ledger:
             found.append(f"{said} although it is {run.state}")
         if run.due_at > event.at:
             found.append(f"{said} before it is due")
+        if run.is_held:
+            found.append(f"{said} before what it depends on has ended")
         if run.failures >= run.facts.max_attempts or run.losses > run.terms.max_lost:
             found.append(f"{said} after {run.failures} failures and {run.losses} losses")
         if self._is_paused(run):
@@ -268,6 +278,7 @@ class Ledger:
             and executor == self._executor_of.get(run.facts.handler)
             and other.lost_in_a_row < 2
             and not other.is_misfit
+            and not other.is_held
             and not self._is_paused(other)
             and not self._is_full(other)
             and not any(self.limits.in_the_way(other.id, other.task, self.at))
@@ -445,6 +456,7 @@ _READ: dict[type, Callable[[Ledger, Any], None]] = {
     schedules.RunRequested: lambda ledger, event: ledger.calendar.requested(event),
     schedules.BackfillAsked: lambda ledger, event: ledger.calendar.asked(event),
     schedules.ScheduleRetired: lambda ledger, event: ledger.calendar.retired(event),
+    dependencies.DependenciesAdded: lambda ledger, event: ledger.chart.given_more(event),
     epochs.EngineOpened: Ledger.opened,
     epochs.EngineClosed: Ledger.closed,
     epochs.WallMoved: lambda ledger, event: ledger.calendar.wall_is(event.wall_shift),

@@ -15,6 +15,7 @@ from msgspec import Struct
 from actionqueue.core import control
 from actionqueue.core.errors import ActionQueueError, CommitUnknown, EpochLost, NotRunning
 from actionqueue.core.explain import Explain, Explanation
+from actionqueue.core.ids import derived_id
 from actionqueue.core.plain import parsed
 from actionqueue.core.schedules import PutSchedule
 from actionqueue.core.signals import SendSignal
@@ -23,7 +24,7 @@ from actionqueue.core.state import FIRST_TERMINAL
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.engine.work import Ended
 from actionqueue.executors.port import Assignment
-from actionqueue.testing.ledger import ENDED, STATE_NAMES, Ledger
+from actionqueue.testing.ledger import ENDED, STATE_NAMES, Ledger, Record
 
 
 class Sent(Struct, eq=False):
@@ -234,7 +235,9 @@ class Witness:
             if sent.fate in ("refused", "existing") and sent.item.run_id in runs:
                 problems.append(f"task {sent.item.task_id.hex()} was {sent.fate}, and exists")
         for run_id, run in runs.items():
-            if not (run_id in self.by_run or run_id in self.retries or self._is_of_schedule(run_id)):
+            if not (
+                run_id in self.by_run or run_id in self.retries or self._came_along(run) or self._is_of_schedule(run_id)
+            ):
                 problems.append(f"run {run_id.hex()} is there, and nobody asked for it")
             if run.state not in ENDED:
                 problems.append(f"run {run_id.hex()} is {run.state} after everything was let run to its end")
@@ -244,6 +247,11 @@ class Witness:
             problems.append(f"schedule {task_id.hex()} is not over")
         for command_id, command in self.undecided.items():
             problems.append(f"the command {command_id.hex()} in the inbox was never decided: {command}")
+
+    def _came_along(self, run: Record) -> bool:
+        """Whether it was made because what it depends on was retried."""
+        before = run.retry_of
+        return before is not None and any(derived_id(each, before) == run.id for each in self.retries)
 
     def _is_of_schedule(self, run_id: bytes) -> bool:
         return run_id in self.requested or run_id in self._ledger.calendar.derived
