@@ -690,7 +690,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _of(
         "a deadline beats a signal that came before",
         "core/awaiting.py",
-        " and entry[2].id_bytes not in self.waking:",
+        " and run_id not in self.waking:",
         ":",
         "tests/core/test_waits.py",
         CORE,

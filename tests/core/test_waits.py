@@ -320,3 +320,15 @@ def test_what_a_fresh_retry_forgot_is_not_forgotten_again_by_an_opening() -> Non
         step b three
     """)
     assert set(story.tables.steps[story.run("b").token]) == {"two", "three"}
+
+
+def test_a_run_that_waits_twice_until_one_instant_is_woken_once() -> None:
+    story = play("""
+        submit a
+        finish a awaits signal=go timeout=10s
+        signal go
+        finish a awaits signal=stop timeout=10s
+        tick 10s
+        expect a running attempts=3
+    """)
+    assert [event.how for event in story.log if isinstance(event, WaitsEnded)] == ["signaled", "timed_out"]

@@ -194,13 +194,14 @@ class Awaiting(Struct, eq=False):
 
         They stay where they are: whoever asks ends their waits.
         """
-        found: list[Run] = []
+        found: dict[bytes, Run] = {}  # one that waited twice until the same instant is there twice
         heap = self.ends_at
         while heap and heap[0][0] <= now and len(found) < most:
             entry = heappop(heap)
-            if _is_awaited(entry) and entry[2].id_bytes not in self.waking:
-                found.append(entry[2])
-        return found
+            run_id = entry[2].id_bytes
+            if _is_awaited(entry) and run_id not in self.waking:
+                found[run_id] = entry[2]
+        return list(found.values())
 
     def next_due(self) -> int | None:
         """The earliest deadline of a wait."""
