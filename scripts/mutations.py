@@ -14,6 +14,7 @@ STORE = "tests/store"
 WORLD = "tests/scenarios"
 LIMITS = "tests/core/test_limits.py"
 SCHEDULES = "tests/core/test_schedules.py"
+GRAPHS = "tests/core/test_dependencies.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -737,5 +738,70 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if found[0] != kind:",
         "if False:",
         "tests/test_waits.py",
+    ),
+    # --- dependencies
+    _of(
+        "dependencies not waited for",
+        "core/graph.py",
+        "    if unmet:\n        state.unmet[task.id] = unmet\n    return bool(unmet)",
+        "    return False",
+        GRAPHS,
+    ),
+    _of(
+        "the first dependency is enough",
+        "core/graph.py",
+        "            if not unmet:\n",
+        "            if True:\n",
+        GRAPHS,
+    ),
+    _of(
+        "a failed dependency lets go on",
+        "core/graph.py",
+        'depends.on_failure == "run":',
+        'depends.on_failure != "none":',
+        GRAPHS,
+    ),
+    _of(
+        "a cascade forgets where it began",
+        "core/graph.py",
+        "cascade.origins.get(task.id, task.id)",
+        "task.id",
+        GRAPHS,
+    ),
+    _of("a circle closed later is let in", "core/dependencies.py", "if path is not None:", "if False:", GRAPHS),
+    _of(
+        "a dependency that comes back is not waited for",
+        "core/submission.py",
+        "        graph.revive(state, task)\n    else:",
+        "        pass\n    else:",
+        GRAPHS,
+    ),
+    _of(
+        "what a live task depends on is pruned",
+        "core/epochs.py",
+        " or task_id in state.dependents",
+        "",
+        "tests/engine/test_dependencies.py",
+    ),
+    _of(
+        "in one submission what is canceled at once takes nothing along",
+        "core/submission.py",
+        "else _doomed(ordered)",
+        "else ordered",
+        GRAPHS,
+    ),
+    _of(
+        "a retry runs over a failed dependency",
+        "core/submission.py",
+        "    if bad is not None:\n",
+        "    if False:\n",
+        GRAPHS,
+    ),
+    _of(
+        "a result of lately is looked for in the tables",
+        "engine/writer.py",
+        "lately = {each: state.results[each] for each in depends.on if each in state.results}",
+        "lately = {}",
+        "tests/test_dependencies.py",
     ),
 )

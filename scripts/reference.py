@@ -73,6 +73,7 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "PAYLOAD_BYTES_MAX", "RESULT_BYTES_MAX", "NAME_CHARACTERS_MAX", "KEY_CHARACTERS_MAX", "TAGS_MAX",
             "TAG_CHARACTERS_MAX", "METADATA_BYTES_MAX", "DESCRIPTION_CHARACTERS_MAX", "SUBMIT_MANY_MAX",
+            "DEPENDENCIES_MAX", "OUTPUTS_MAX", "PATH_STEPS_MAX",
         ),
     ),
     ("actionqueue.core.submission", ("LIVE_RUNS_MAX",)),
@@ -86,6 +87,7 @@ LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("actionqueue.core.occurrences", ("CATCH_UP_RUNS_MAX", "QUEUED_MAX")),
     ("actionqueue.core.schedules", ("BACKFILL_RUNS_MAX",)),
     ("actionqueue.engine.engine", ("MAILBOX_POSTS_MAX", "TURN_EVENTS_MAX")),
+    ("actionqueue.engine.outputs", ("JOINED_BYTES_MAX",)),
     ("actionqueue.engine.writer", ("PAYLOAD_CACHE_BYTES",)),
     ("actionqueue.store.inbox", ("INBOX_ROWS_MAX",)),
     ("actionqueue.filters", ("LIMIT_MAX",)),

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
-from msgspec import json
+from msgspec import json, msgpack
 
 from actionqueue.core.errors import InvalidArguments, InvalidSubmission
-from actionqueue.core.ids import fresh_id_bytes
+from actionqueue.core.ids import TaskId, fresh_id_bytes
 from actionqueue.core.instants import instant_us, parse_duration_us
-from actionqueue.core.spec import NO_OPTIONS, Submission, TaskOptions, validate
+from actionqueue.core.spec import NO_OPTIONS, Depends, Submission, TaskOptions, validate
 from actionqueue.core.state import Declaration
+from actionqueue.depending import upstream_ids
 from actionqueue.store.codec import digest
 from actionqueue.templates import NeedTemplates, Wanted
 
 _canonical = json.Encoder(order="deterministic").encode
+_packed = msgpack.Encoder(order="deterministic").encode
 
 
 def submission_by_name(
@@ -36,6 +39,8 @@ def submission_by_name(
     expires: timedelta | float | str | None = None,
     idempotency_key: str | None = None,
     tags: Iterable[str] = (),
+    depends_on: Iterable[TaskId | UUID | str] = (),
+    on_upstream_failure: Literal["cancel", "run"] = "cancel",
 ) -> Submission:
     """A task of the handler with that name, its arguments by name as JSON values; not submitted yet.
 
@@ -72,9 +77,13 @@ def submission_by_name(
         idempotency_key,
         expires_us=None if expires is None else parse_duration_us(expires, field="expires"),
     )
+    upstreams = upstream_ids(depends_on)
+    if upstreams:
+        item.depends = Depends(upstreams, on_upstream_failure)
     if idempotency_key is not None:
         policy = json.encode([item.at_us, item.delay_us])
-        item.content = digest(b"\0".join((handler.encode(), _canonical(arguments), policy)))
+        waits = () if item.depends is None else (_packed(item.depends),)
+        item.content = digest(b"\0".join((handler.encode(), _canonical(arguments), policy, *waits)))
     validate(item)
     return item
 

@@ -47,10 +47,10 @@ from actionqueue.store.sqlite_reader import SQLiteReader
 FORMAT = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT = re.compile(r"(^|_)(at|until)$")
-_ID = re.compile(r"(^|_)(id|ids|token)$|^retry_of$|^latest$")
+_ID = re.compile(r"(^|_)(id|ids|token)$|^(retry_of|latest|on|failed)$")
 _CODES = frozenset({
     "event", "reason", "scope", "how", "version", "on_lost", "hold",
-    "misfire", "overlap", "expression", "timezone", "schedule_origin",
+    "misfire", "overlap", "on_failure", "expression", "timezone", "schedule_origin",
 })  # fmt: skip
 """Fields whose texts are the engine's own words, or say when a schedule occurs: redacting leaves them."""
 _KINDS = (SLEEP, SIGNAL, CHILDREN, STEP, NOTE)

@@ -124,6 +124,10 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...]
     metadata: dict[str, Any]
     description: str | None
+    depends_on: tuple[TaskId, ...] = ()
+    """The tasks it waits, or waited, for."""
+    on_upstream_failure: str | None = None
+    """What follows where one of them does not complete: ``cancel`` or ``run``; None where there are none."""
 
 
 class SlotsRecord(Struct, frozen=True, kw_only=True):
@@ -351,6 +355,8 @@ def task_record(row: Row) -> TaskRecord:
         tags=rare.options.tags,
         metadata=rare.options.metadata or {},
         description=rare.options.description,
+        depends_on=() if rare.depends is None else tuple([TaskId(bytes=each) for each in rare.depends.on]),
+        on_upstream_failure=None if rare.depends is None else rare.depends.on_failure,
     )
 
 

@@ -46,7 +46,7 @@ def test_a_task_starts_when_everything_it_depends_on_has_completed() -> None:
 
 @pytest.mark.parametrize("cut", range(9))
 def test_a_graph_goes_on_where_it_was_after_a_crash_at_any_point(cut: int) -> None:
-    """W-1 and W-2, items 8 and 8a of the original's defects: a graph half done opened too early, or never again."""
+    """Section 5 number 50; and what the original got wrong: a graph half done opened too early, or never again."""
     story = Story()
     steps = ["submit a", "submit b after=a", "submit d", "submit c after=b,d", "finish a completed", "finish d completed",
              "finish b completed", "finish c completed"]  # fmt: skip
@@ -188,6 +188,7 @@ def test_a_task_that_waits_can_be_rescheduled_reprioritized_and_paused() -> None
 
 
 def test_a_task_of_several_runs_is_complete_when_the_newest_of_each_chain_is() -> None:
+    """Section 5 number 49."""
     story = Story()
     repeat = RepeatRule(3, 10 * SECOND, None, "catch_up", 60 * SECOND, None, "allow")
     story.perform(Submit([story.item("a", rule=repeat)]))

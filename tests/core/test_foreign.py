@@ -77,7 +77,7 @@ def received(chance: random.Random, story: Story) -> Any:
         raw = [raw[0], *fields] if isinstance(fields, list) else fields
     try:
         command = decode_command(msgpack.encode(raw))
-    except (msgspec.DecodeError, ValueError, OverflowError):
+    except (msgspec.DecodeError, ValueError, OverflowError):  # a number no sender can encode
         return None
     if not isinstance(command, SENDABLE):
         return None

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from actionqueue.cli.opening import control, filters_of, find_id, instant, note_queued, open_store
+from actionqueue.cli.opening import control, filters_of, find_id, find_task_id, instant, note_queued, open_store
 from actionqueue.cli.render import counted, print_json, short_id
 from actionqueue.cli.running import DONE, Misuse
 from actionqueue.core.ids import RunId, TaskId
@@ -41,7 +41,9 @@ def retry(options: Namespace) -> int:
 
     def one(client: StoreClient, id: RunId | TaskId) -> Outcome:
         run_id = id if isinstance(id, RunId) else _newest_run(client, id)
-        new, queued = control(lambda: client.retry_run(run_id, fresh=options.fresh))
+        new, queued = control(
+            lambda: client.retry_run(run_id, with_dependents=options.with_dependents, fresh=options.fresh)
+        )
         return {"run_id": run_id, "new_run_id": new, "queued": queued}
 
     def many(client: StoreClient, wanted: dict[str, Any]) -> int:
@@ -49,7 +51,24 @@ def retry(options: Namespace) -> int:
             raise Misuse("--fresh goes with ids")
         return client.retry_runs(dry_run=options.dry_run, **wanted)
 
+    if options.with_dependents and not options.ids:
+        raise Misuse("--with-dependents goes with ids")
     return _bulk(options, "retry", one, many)
+
+
+def depend(options: Namespace) -> int:
+    """Let a task wait for others."""
+    client = open_store(options)
+    task_id = find_task_id(client, options.id)
+    on = [find_task_id(client, each) for each in options.on]
+    count, queued = control(lambda: client.add_dependencies(task_id, on))
+    outcome = {"task_id": task_id, "depends_on": on, "added": count, "queued": queued}
+    if not queued:
+        _say(options, outcome, f"task {short_id(task_id)} waits for {counted(count or 0, 'task')} more")
+    elif options.json:
+        print_json(plain(outcome))
+    note_queued(int(queued), client.store)
+    return DONE
 
 
 def _newest_run(client: StoreClient, id: TaskId) -> RunId:

@@ -18,6 +18,7 @@ from actionqueue.cli.render import (
     moment,
     preview,
     print_json,
+    short_id,
     span,
     stored,
     table,
@@ -32,6 +33,7 @@ from actionqueue.signaling import StepRecord
 from actionqueue.store_client import StoreClient
 
 RUNS_SHOWN_MAX = 50
+DEPENDENCIES_SHOWN_MAX = 5
 
 
 def show(options: Namespace) -> int:
@@ -98,9 +100,19 @@ def _run_fields(
         ("retry of", None if run.retry_of is None else f"{run.retry_of} (asked by {run.requested_by or 'someone'})"),
         ("key", task.idempotency_key),
         ("tags", ", ".join(task.tags) or None),
+        ("depends on", _depends_on(task)),
         ("arguments", preview(payload)),
         ("result", preview(result) if run.state == "completed" else None),
     ]  # fmt: skip
+
+
+def _depends_on(task: TaskRecord) -> str | None:
+    on = task.depends_on
+    if not on:
+        return None
+    more = f" and {len(on) - DEPENDENCIES_SHOWN_MAX} more" if len(on) > DEPENDENCIES_SHOWN_MAX else ""
+    named = ", ".join(short_id(each) for each in on[:DEPENDENCIES_SHOWN_MAX])
+    return f"{named}{more}; where one fails: {task.on_upstream_failure}"
 
 
 def _why_not(client: StoreClient, run: RunRecord) -> str | None:
@@ -211,6 +223,7 @@ def _task_fields(task: TaskRecord, payload: bytes | None, now: datetime) -> list
         ("canceled", None if task.canceled_at is None else moment(task.canceled_at)),
         ("key", task.idempotency_key),
         ("tags", ", ".join(task.tags) or None),
+        ("depends on", _depends_on(task)),
         ("metadata", str(task.metadata) if task.metadata else None),
         ("about", task.description),
         ("arguments", preview(payload)),

@@ -10,7 +10,7 @@ import msgspec
 
 from actionqueue.app import ActionQueue
 from actionqueue.by_name import submission_by_name
-from actionqueue.cli.opening import exact_instant, existing_path, note_queued
+from actionqueue.cli.opening import exact_instant, existing_path, find_task_id, note_queued
 from actionqueue.cli.render import print_json, stored
 from actionqueue.cli.running import DONE, Misuse, note
 from actionqueue.handle import TaskHandle
@@ -36,6 +36,8 @@ def submit(options: Namespace) -> int:
         expires=options.expires,
         idempotency_key=options.key,
         tags=options.tag,
+        depends_on=[find_task_id(queue, each) for each in options.after],
+        on_upstream_failure=options.on_upstream_failure,
     )
     if declared is None:
         known = ", ".join(sorted(declarations)) or "none"

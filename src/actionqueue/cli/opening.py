@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from actionqueue.administer import Administering
 from actionqueue.cli.parser import FILTERS, store_of
 from actionqueue.cli.progress import Progress
 from actionqueue.cli.render import moment
@@ -94,7 +95,7 @@ def note_queued(count: int, store: object) -> None:
 # --- ids --------------------------------------------------------------------------------------------------------
 
 
-def find_id(client: StoreClient, text: str) -> RunId | TaskId:
+def find_id(client: Administering, text: str) -> RunId | TaskId:
     """The run or task whose id is this or ends so. Raises ``UnknownRun``, ``Conflict`` when there are several."""
     ending = text.strip().lstrip("…").replace("-", "").lower()
     found = client.find_ids(ending)
@@ -109,6 +110,12 @@ def find_id(client: StoreClient, text: str) -> RunId | TaskId:
         listed = ", ".join(f"{_kind(id)} {id}" for id in found[:5])
         raise Conflict(f"{len(found)} ids end with {text}: {listed}{', …' if len(found) > 5 else ''}; give more of it")
     return found[0]
+
+
+def find_task_id(client: Administering, text: str) -> TaskId:
+    """The task whose id, or of whose run the id, is this or ends so. Raises as ``find_id`` does."""
+    id = find_id(client, text)
+    return id if isinstance(id, TaskId) else client.get_run(id).task_id
 
 
 def _kind(id: RunId | TaskId) -> str:
@@ -131,8 +138,7 @@ def filters_of(options: Namespace, client: StoreClient) -> dict[str, Any]:
         if name in wanted:
             wanted[name] = instant(wanted[name], f"--{name}")
     if "task" in wanted:
-        id = find_id(client, wanted["task"])
-        wanted["task"] = id if isinstance(id, TaskId) else client.get_run(id).task_id
+        wanted["task"] = find_task_id(client, wanted["task"])
     return wanted
 
 

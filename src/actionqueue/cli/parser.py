@@ -114,6 +114,13 @@ def _submitting(commands: Commands) -> None:
     submit.add_argument("--expires", metavar="DURATION", help="cancel it when it has not started by then")
     submit.add_argument("--max-attempts", type=int, metavar="N", help="how often it is tried at most")
     submit.add_argument(
+        "--after", metavar="ID", action="append", default=[], help="start when this task has completed; may be repeated"
+    )
+    submit.add_argument(
+        "--on-upstream-failure", choices=("cancel", "run"), default="cancel",
+        help="what follows where such a task does not complete (default: cancel)",
+    )  # fmt: skip
+    submit.add_argument(
         "--wait", metavar="DURATION", nargs="?", const=True, default=None,
         help="wait for its result and print it, for so long or (no DURATION) for ever",
     )  # fmt: skip
@@ -180,6 +187,12 @@ def _controlling(commands: Commands) -> None:
     retry = _command(commands, "retry", "commands_control:retry", "retry failed (or canceled) runs, by id or by filter")
     _bulk(retry)
     retry.add_argument("--fresh", action="store_true", help="forget what steps and waits recorded, of runs named by id")
+    retry.add_argument(
+        "--with-dependents", action="store_true", help="and what was canceled because it did not complete (by id)"
+    )
+    depend = _command(commands, "depend", "commands_control:depend", "let a task that has not started wait for others")
+    depend.add_argument("id", metavar="TASK", help="the task that is to wait")
+    depend.add_argument("on", metavar="ID", nargs="+", help="a task that it is to wait for")
     for name, what in (
         ("pause", "start nothing of a queue, of a handler, of a task, or of all"),
         ("resume", "lift a pause"),

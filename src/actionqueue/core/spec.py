@@ -301,7 +301,8 @@ def depends_problems(depends: Depends) -> dict[str, str | None]:
 
 
 def _is_place(place: OutputPlace, upstreams: int) -> bool:
-    return 0 < len(place.path) <= PATH_STEPS_MAX and 0 <= place.upstream < upstreams
+    steps = all(isinstance(step, str) or 0 <= step < PAYLOAD_BYTES_MAX for step in place.path)
+    return steps and 0 < len(place.path) <= PATH_STEPS_MAX and 0 <= place.upstream < upstreams
 
 
 def option_problems(options: TaskOptions) -> dict[str, str | None]:

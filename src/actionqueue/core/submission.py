@@ -61,8 +61,22 @@ LIVE_RUNS_MAX = 5_000_000
 # --- events -----------------------------------------------------------------------------------------------------
 
 
+class Flow(Struct, frozen=True, omit_defaults=True):
+    """What ties a task to others."""
+
+    depends: Depends | None = None
+    failed: bytes = b""
+    """One of the tasks it depends on had ended badly before it was submitted, so it is canceled at once: that task, or
+    the one because of which that was canceled."""
+    retries: int = 0
+    """Of a schedule's task, how many of its runs are retries."""
+
+
 class RareFields(Struct, frozen=True, omit_defaults=True):
-    """What few submissions carry, left out of the event where it is the default."""
+    """What few submissions carry, left out of the event where it is the default.
+
+    It must not have more than fifteen fields: rows hold its encoding, whose first bytes would be others then.
+    """
 
     options: TaskOptions = NO_OPTIONS
     key: str | None = None
@@ -80,11 +94,17 @@ class RareFields(Struct, frozen=True, omit_defaults=True):
     first_at: int = 0
     """When its first occurrence, whose nominal instant is the run's, falls due."""
     only_occurrence: bool = False
-    depends: Depends | None = None
-    failed: bytes = b""
-    """One of the tasks it depends on had ended badly before it was submitted, so it is canceled at once: that task, or
-    the one because of which that was canceled."""
-    retries: int = 0
+    flow: Flow | None = None
+
+    @property
+    def depends(self) -> Depends | None:
+        """What it depends on."""
+        return None if self.flow is None else self.flow.depends
+
+    @property
+    def failed(self) -> bytes:
+        """See ``Flow``."""
+        return b"" if self.flow is None else self.flow.failed
 
 
 NOTHING_RARE = RareFields()
@@ -279,7 +299,7 @@ def _with_dependencies(
             if problem is not None:
                 return problem
             failed = failed_of(state, depends, known)
-            event = replace(event, rare=replace(event.rare or RareFields(), depends=depends, failed=failed))
+            event = replace(event, rare=replace(event.rare or RareFields(), flow=Flow(depends, failed)))
             waits[item.task_id] = [each for each in depends.on if each in rules]
         made[item.task_id] = event
     ordered = _in_order(made, waits)
@@ -301,7 +321,7 @@ def _doomed(ordered: list[TaskSubmitted]) -> list[TaskSubmitted]:
         failed = next((origins[each] for each in depends.on if each in origins), b"")
         if failed:
             origins[event.task_id] = failed
-        found.append(replace(event, rare=replace(rare, failed=failed)))
+        found.append(replace(event, rare=replace(rare, flow=Flow(depends, failed))))
     return found
 
 
@@ -835,7 +855,7 @@ def extra_of(rare: RareFields, canceled_at: int | None = None) -> TaskExtra:
         schedule_origin=rare.schedule_origin,
         expires_us=rare.expires_us,
         depends=rare.depends,
-        retries=rare.retries,
+        retries=0 if rare.flow is None else rare.flow.retries,
     )
 
 
@@ -853,6 +873,5 @@ def rare_of(extra: TaskExtra) -> RareFields:
         schedule_name=extra.schedule_name,
         schedule_origin=extra.schedule_origin,
         expires_us=extra.expires_us,
-        depends=extra.depends,
-        retries=extra.retries,
+        flow=None if extra.depends is None and not extra.retries else Flow(extra.depends, b"", extra.retries),
     )

@@ -33,19 +33,20 @@ RECOVERY = (
     "running, asked to stop: canceled", "drained, code stopped: interrupted", "drained, code not stopped: lost",
     "retry_wait: unchanged", "scheduled: unchanged", "awaiting: unchanged",
     "pauses: as before", "slots of queues: as before",
-    "keys, rates: as before",
+    "keys, rates: as before", "dependencies: as before",
 )  # fmt: skip
 """The rows of the documentation's table of recovery that can be met."""
 _WAITING_RECOVERY = {
     "leased, never started": _REMOTE, "suspended: unchanged": _BUDGETS,
     "budgets, subscriptions: as before": "budgets",
-    "pending cascades: as before": "dependencies",
+    "pending cascades: as before": "none is ever pending: a cascade is part of the event that began it",
 }  # fmt: skip
 
 REJECTIONS = (
-    "already_terminal", "commit_unknown", "conflict", "epoch_lost", "idempotency_conflict", "invalid_submission",
-    "limit_exceeded", "not_found", "not_reschedulable", "not_retryable", "not_running", "overloaded", "signal_conflict",
-    "payload_too_large",
+    "already_terminal", "commit_unknown", "conflict", "dependency_cycle", "epoch_lost", "idempotency_conflict",
+    "invalid_submission", "limit_exceeded",
+    "not_found", "not_reschedulable", "not_retryable", "not_running", "overloaded", "payload_too_large",
+    "signal_conflict",
     "stale_report", "store_held", "store_unavailable", "unknown_run", "unknown_task",
 )  # fmt: skip
 """Codes that an engine, or the check before it, answers commands with."""

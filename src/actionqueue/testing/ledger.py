@@ -395,6 +395,8 @@ class Ledger:
                 self.recovered.append(f"{run.state}: unchanged")
         if any(run.facts.queue in self._capacity for run in self.live.values()):
             self.recovered.append("slots of queues: as before")
+        if self.chart.held:
+            self.recovered.append("dependencies: as before")
         if self.paused:
             self.recovered.append("pauses: as before")
         if self.limits.is_in_use():
