@@ -223,4 +223,22 @@ ROWS: tuple[Row, ...] = (
             Goal(name="deep_beside", title="… beside 100,000 unrelated live runs", unit="×", at_least=0.8),
         ),
     ),
+    Row(
+        name="waits",
+        measure="benchmarks.rows_waits:woken",
+        given=lambda scale: {"runs": _scaled(scale, 100_000, 5_000)},
+        limit_s=1_200,
+        goals=(
+            Goal(name="one_per_s", title="100,000 waiting runs, woken by one signal", unit="/s", at_least=1_000),
+            Goal(name="many_per_s", title="… by a hundred", unit="/s", at_least=1_000),
+            Goal(name="beside_ratio", title="… other runs beside them, against without", unit="×", at_least=0.7),
+        ),
+    ),
+    Row(
+        name="steps",
+        measure="benchmarks.rows_waits:steps",
+        given=lambda scale: {"runs": _scaled(scale, 2_000, 200), "each": 10},
+        limit_s=300,
+        goals=(Goal(name="per_s", title="durable steps, of 200 runs at once", unit="/s", at_least=1_000),),
+    ),
 )

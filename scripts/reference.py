@@ -39,7 +39,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Limits": ("Limit", "Rate"),
     "Records": (
         "RunRecord", "AttemptRecord", "ErrorRecord", "TaskRecord", "StateChange", "Progress", "Page", "Stats",
-        "SlotsRecord", "EngineRecord", "Explanation", "LimitRecord", "ScheduleRecord", "SkipRecord", "Refusal",
+        "SlotsRecord", "EngineRecord", "Explanation", "LimitRecord", "ScheduleRecord", "SkipRecord", "Signal",
+        "StepRecord", "Refusal",
         "PruneSummary", "VerifyReport", "Problem", "AuditReport", "TaskAudit",
     ),
     "Forecasts": (

@@ -55,6 +55,13 @@ PRINTED = {
         "11 runs are there: 11 completed, 0 failed, 0 canceled, 0 open",
         "consistent",
     ],
+    "approval.py": [
+        "waiting: awaiting, steps done: 2",
+        "order 42 paid, approved by anna",
+        "order 43 undone: refused by bert",
+        "['plan', 'receive#1', 'pay']",
+        "['gave 70 back', 'paid 900 for order 42', 'reserved 70 for order 43', 'reserved 900 for order 42']",
+    ],
     "notebook.py": ["HELLO!", "HELLO!!!"],
 }
 """What each prints, with process ids as N."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from actionqueue.core.ids import AttemptId, RunId, TaskId
 from actionqueue.core.instants import parse_duration_us, to_datetime
+from actionqueue.durable import Durable
 from actionqueue.executors.endings import RetryAfter as _RetryAfter
 from actionqueue.executors.endings import Snooze as _Snooze
 from actionqueue.executors.endings import StopRequested
@@ -19,7 +20,7 @@ from actionqueue.executors.port import AttemptControl, current_attempt
 handler_logger = logging.getLogger("actionqueue.handlers")
 
 
-class Context:
+class Context(Durable):
     """The running attempt, as its handler sees it.
 
     Its properties do not change while it runs, but for ``canceled`` and ``cancel_reason``. ``resources`` is the value

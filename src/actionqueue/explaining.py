@@ -36,7 +36,7 @@ from actionqueue.operations import (
     blocking,
     blocking_script,
 )
-from actionqueue.scheduling import SchedulingOperating
+from actionqueue.signaling import SignalingOperating
 from actionqueue.store.codec import decode_command
 from actionqueue.store.inbox import waiting_about
 from actionqueue.store.port import Reader, RunFilter
@@ -50,7 +50,7 @@ SIBLINGS_MAX = 1_000
 """Runs of its task, the newest, among which a retry of a run that has ended is looked for."""
 
 
-class ExplainingOperating(SchedulingOperating):
+class ExplainingOperating(SignalingOperating):
     """The part of ``ActionQueue`` that says why."""
 
     @property

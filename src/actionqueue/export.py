@@ -32,10 +32,13 @@ import msgspec
 from msgspec import Struct, inspect, json
 from msgspec.structs import fields
 
+from actionqueue.core.awaiting import CHILDREN, SIGNAL, SLEEP
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.instants import SECOND_US
 from actionqueue.core.machine import Event
+from actionqueue.core.records import STEP
 from actionqueue.core.spec import DEFAULT_QUEUE
+from actionqueue.core.steps import NOTE
 from actionqueue.core.version import __version__
 from actionqueue.store.codec import decode_events
 from actionqueue.store.port import Commit
@@ -50,6 +53,7 @@ _CODES = frozenset({
     "misfire", "overlap", "on_failure", "expression", "timezone", "schedule_origin",
 })  # fmt: skip
 """Fields whose texts are the engine's own words, or say when a schedule occurs: redacting leaves them."""
+_KINDS = (SLEEP, SIGNAL, CHILDREN, STEP, NOTE)
 _EVENTS = {kind.__name__: kind for kind in Event.__args__}
 
 
@@ -184,8 +188,8 @@ class _Redacted:
 
 
 def _is_builtin(value: str, name: str) -> bool:
-    """An error of a class that is Python's own says nothing of the application."""
-    return name == "kind" and hasattr(builtins, value)
+    """An error of a class that is Python's own says nothing of the application, nor does the kind of a wait or record."""
+    return name == "kind" and (hasattr(builtins, value) or value in _KINDS)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

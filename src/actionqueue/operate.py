@@ -183,14 +183,17 @@ class Operating:
         """Cancel all live runs of a task, as ``cancel_run`` does; how many that concerned. Raises ``UnknownTask``."""
         return self._send(CancelTask(task_id_of(task_id), how, self.asker()), int)
 
-    def _op_retry_run(self, run_id: RunKey, *, with_dependents: bool = False) -> Operation[RunId]:
+    def _op_retry_run(self, run_id: RunKey, *, with_dependents: bool = False, fresh: bool = False) -> Operation[RunId]:
         """A new run of the same task for a failed or canceled one, linked to it; its id.
 
-        It has all its attempts again, and the idempotency token of the first run of the chain. ``with_dependents``: the
+        It has all its attempts again, and the idempotency token of the first run of the chain. What steps and waits have
+        recorded carries over, unless ``fresh``: then it is forgotten, and all is done again. ``with_dependents``: the
         tasks that were canceled because it did not complete get new runs too, which wait for it. Raises ``NotRetryable``
         (completed, live, being retried already, or what it depends on did not complete), ``UnknownRun``.
         """
-        command = RetryRun(run_id_of(run_id), fresh_id_bytes(), self.asker(), with_dependents=bool(with_dependents))
+        command = RetryRun(
+            run_id_of(run_id), fresh_id_bytes(), self.asker(), with_dependents=bool(with_dependents), fresh=bool(fresh)
+        )
         return self._send(command, lambda reply: RunId(bytes=reply[1]))
 
     def _op_reschedule(self, run_id: RunKey, at: datetime) -> Operation[None]:

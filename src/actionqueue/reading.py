@@ -6,12 +6,14 @@ from datetime import datetime
 
 from msgspec import Struct, msgpack
 
+from actionqueue.core.awaiting import SIGNAL, SLEEP
 from actionqueue.core.errors import UnknownRun
 from actionqueue.core.ids import RunId
 from actionqueue.core.instants import to_datetime
 from actionqueue.core.rows import ENDED_ENTRIES, Facts, ScheduleBody, Standing
 from actionqueue.core.run import RunState
 from actionqueue.core.state import READY, STATES, Declaration
+from actionqueue.core.waits import wait_record
 from actionqueue.records import (
     AttemptRecord,
     Page,
@@ -121,14 +123,22 @@ def history_of(reader: Reader, run_id: bytes) -> list[StateChange]:
     first = "submitted" if run.requested_by is None else "retry" if run.retry_of is not None else "requested"
     due_later = run.scheduled_at > run.created_at
     changes = [StateChange(at=run.created_at, state="scheduled" if due_later else "ready", reason=first)]
+    ended = _waits_ended(reader, row[20] or run_id) if any(each.outcome == "awaiting" for each in run.attempts) else {}
     for attempt in run.attempts:
         if changes[-1].state != "ready":
-            changes.append(StateChange(at=attempt.ready_at, state="ready", reason="due"))
+            reason = ended.get(attempt.ready_at, "due") if changes[-1].state == "awaiting" else "due"
+            changes.append(StateChange(at=attempt.ready_at, state="ready", reason=reason))
         changes += _of_attempt(run, attempt)
     changed_at = to_datetime(row[11])
     if run.state != changes[-1].state:
         changes.append(StateChange(at=changed_at, state=run.state, reason=run.reason))
     return changes
+
+
+def _waits_ended(reader: Reader, token: bytes) -> dict[datetime, str]:
+    """How the waits of a retry chain ended, by when they did."""
+    waits = [row for row in reader.steps_of([token])[token] if row[2] in (SLEEP, SIGNAL)]
+    return {to_datetime(at): wait_record(body).how for _, _, _, at, body in waits}
 
 
 def _of_attempt(run: RunRecord, attempt: AttemptRecord) -> list[StateChange]:
@@ -140,6 +150,8 @@ def _of_attempt(run: RunRecord, attempt: AttemptRecord) -> list[StateChange]:
     if attempt.finished_at is None:
         return changes
     state = run.state if attempt.retry_at is None else "retry_wait"
+    if attempt.outcome == "awaiting":
+        state = "awaiting"
     reason = attempt.reason or attempt.outcome or ""
     changes.append(StateChange(at=attempt.finished_at, state=state, reason=reason, attempt=number))
     return changes

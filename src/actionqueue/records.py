@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from msgspec import Struct, msgpack
+from msgspec import Struct, json, msgpack
 
+from actionqueue.core.awaiting import Signal as KeptSignal
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.ids import AttemptId, RunId, TaskId
-from actionqueue.core.instants import to_datetime
+from actionqueue.core.instants import shown_datetime, to_datetime
 from actionqueue.core.loading import attempt_from
 from actionqueue.core.rows import Row, ScheduleBody
 from actionqueue.core.rules import CronRule, describe
@@ -67,7 +68,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     ``state`` is a value of ``RunState``, ``reason`` says why it is in it. ``attempt_count`` counts started attempts,
     ``failure_count`` those that count toward ``max_attempts``, ``lost_count`` those lost to crashes. ``started_at`` is
-    of the latest attempt. ``waiting_until`` is when a scheduled or retry_wait run is due. ``retry_of`` is the run it
+    of the latest attempt. ``waiting_until`` is when a scheduled or retry_wait run is due, and when the
+    wait of an awaiting one is over at the latest. ``retry_of`` is the run it
     was asked for in place of, by ``requested_by``; ``token`` the first run of that chain. ``error_kind`` is the class
     of the latest error, None once it has completed. ``attempts`` are there where one run was asked for, and left out of
     listings.
@@ -280,6 +282,28 @@ def attempt_record(row: Row) -> AttemptRecord:
     )
 
 
+class Signal(Struct, frozen=True, kw_only=True):
+    """A signal: what was sent, by whom, and when. ``payload`` is a JSON value."""
+
+    id: str
+    name: str
+    key: str | None
+    payload: Any
+    by: str
+    sent_at: datetime
+
+
+def signal_of(kept: KeptSignal) -> Signal:
+    """A signal as people see it."""
+    payload = json.decode(kept.payload)
+    return Signal(
+        id=kept.id, name=kept.name, key=kept.key, payload=payload, by=kept.by, sent_at=shown_datetime(kept.at)
+    )  # fmt: skip
+
+
+_TIMED = ("scheduled", "retry_wait")
+
+
 def run_record(row: Row, attempts: Sequence[Row] = ()) -> RunRecord:
     """A row of ``runs``, with its attempts."""
     state = STATES[row[4]].value
@@ -298,7 +322,7 @@ def run_record(row: Row, attempts: Sequence[Row] = ()) -> RunRecord:
         scheduled_at=to_datetime(row[10]),
         started_at=_when(row[13]),
         finished_at=_when(row[14]),
-        waiting_until=to_datetime(row[12]) if state in ("scheduled", "retry_wait") else None,
+        waiting_until=to_datetime(row[12]) if state in _TIMED or (state == "awaiting" and row[12]) else None,
         retry_of=None if row[19] is None else RunId(bytes=row[19]),
         token=RunId(bytes=row[20] or row[0]),
         requested_by=row[21],

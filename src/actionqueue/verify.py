@@ -36,6 +36,7 @@ from actionqueue.verify_tables import (
     check_runs,
     check_tasks,
     explain_differences,
+    named,
 )
 
 PROBLEMS_SHOWN_MAX = 50
@@ -152,6 +153,7 @@ def _report(
             "runs": tally.runs,
             "attempts": tally.attempts,
             "blobs": tally.blobs,
+            "steps": tally.steps,
         },
         seconds=round(time.monotonic() - began, 3),
     )
@@ -187,6 +189,7 @@ class _Judge:
             self._step("log", lambda: self._explain(tasks.differing | runs.differing | attempts.differing))
             self._step("replies", self._check_replies)
             self._step("entries", self._check_entries)
+            self._step("steps", self._check_steps)
             self._step("facts", lambda: self._check_facts(projected_seq))
             self._step("live rows", self._check_live)
             self._step("structure", self._check_structure)
@@ -305,6 +308,16 @@ class _Judge:
         for row in self._scan.rows("entries"):
             if not is_sealed(row):
                 self._found.add("checksum", f"entries {row[0]} {row[1]}", "its row does not match its checksum")
+
+    def _check_steps(self) -> None:
+        """Each record's row, and that its chain is there: in the tables, or in the log's tail."""
+        begun = {getattr(event, "run_id", None) for event in self._tail}
+        for row in self._scan.rows("steps"):
+            self._tally.steps += 1
+            if not is_sealed(row):
+                self._found.add("checksum", f"steps {named(row[0])} {row[1]}", "its row does not match its checksum")
+            elif row[0] not in begun and not self._scan.has("runs", row[0]):
+                self._found.add("accounting", f"steps {named(row[0])} {row[1]}", "it belongs to no run")
 
     def _check_facts(self, projected_seq: int) -> None:
         """The engine's counters against the rows, and against what replay counts."""

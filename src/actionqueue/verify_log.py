@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, field, msgpack
 from msgspec.structs import replace
 
-from actionqueue.core import attempts, control, dependencies, epochs, graph, schedules, submission
+from actionqueue.core import attempts, control, dependencies, epochs, graph, schedules, signals, submission, waits
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.machine import Machine
 from actionqueue.core.rows import (
@@ -283,7 +283,7 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
             return event if all(each in state.tasks or is_known(each) for each in on) else None
         case submission.RunAdded():
             return event if event.task_id in state.tasks or is_known(event.task_id) else None
-        case attempts.RunsPromoted():
+        case attempts.RunsPromoted() | waits.WaitsEnded():
             ids = [run_id for run_id in event.run_ids if run_id in state.runs]
             return replace(event, run_ids=ids) if ids else None
         case schedules.ScheduleRetired():
@@ -297,7 +297,7 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
         case epochs.EngineOpened():
             changed = event.wall_change
             return epochs.WallMoved(event.at, event.wall_shift, changed) if changed else None
-        case epochs.WallMoved():
+        case epochs.WallMoved() | signals.SignalKept() | signals.SignalsExpired():
             return event
         case epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned():
             return None

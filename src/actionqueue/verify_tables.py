@@ -98,6 +98,7 @@ class Tally(Struct):
     runs: int = 0
     attempts: int = 0
     blobs: int = 0
+    steps: int = 0
     by_state: Counter[int] = field(default_factory=Counter)
 
 

@@ -216,7 +216,7 @@ def test_show_of_a_run_as_json(resting: ActionQueue, cli: Call) -> None:
 
     plain = cli("show", run["id"], "--json").json
 
-    assert set(plain) == {"run", "task", "history", "payload", "result"}
+    assert set(plain) == {"run", "task", "history", "steps", "payload", "result"}
     assert plain["payload"] == {"to": "cid", "subject": "hi"}
     assert plain["result"] == "sent cid"
     assert plain["task"]["idempotency_key"] == "order 7"

@@ -30,7 +30,7 @@ Step = tuple[str, int, int]
 
 KINDS = (
     "submit submit submit submit schedule schedule of_schedule"
-    " finish finish finish finish finish misfit progress cancel cancel_task retry retry"
+    " finish finish finish finish finish wait wait signal signal step misfit progress cancel cancel_task retry retry"
     " depend reschedule reprioritize pause pause_task resume slots tick tick declare prune wall crash close project"
 ).split()
 
@@ -59,7 +59,15 @@ def act(story: Story, step: Step) -> None:
     live = [name for name in names if story.id(name) in story.state.runs]
     running = [name for name in live if story.where(name) is Where.RUNNING]
     everyone = [*running, *names]
-    among = {"finish": running, "misfit": running, "progress": running, "retry": names, "cancel": everyone}
+    among = {
+        "finish": running,
+        "misfit": running,
+        "progress": running,
+        "wait": running,
+        "step": running,
+        "retry": names,
+        "cancel": everyone,
+    }
     found = among.get(kind, live)
     name = found[which % len(found)] if found else None
     if kind in _ABOUT_NO_RUN:
@@ -191,6 +199,18 @@ def _prune(story: Story, which: int, how: int) -> None:
         story.perform(Prune(0, 0, 0, 0, story.now - which * SECOND - how))
 
 
+def _signal(story: Story, which: int, how: int) -> None:
+    """Of two names, with two keys or none; some again under an id that was sent before, with the same content or not."""
+    story.signals_max = story.machine.signals_max = [2, 100][which % 2]
+    key = ["", " key=k", " key=l"][how % 3]
+    id = f" id=s{which % 4}" if how % 5 == 0 else ""
+    try:
+        story.play(f"signal {['go', 'stop'][which % 2]}{key}{id} payload={which % 3}")
+    except AssertionError as error:
+        if "SignalConflict" not in str(error):
+            raise
+
+
 def _wall(story: Story, which: int, how: int) -> None:
     story.perform(FollowWall((which - 15) * [SECOND, 100 * SECOND][how % 2]))
 
@@ -219,6 +239,7 @@ _ABOUT_NO_RUN = {
     "slots": _slots,
     "prune": _prune,
     "crash": _crash,
+    "signal": _signal,
     "wall": _wall,
     "close": _close,
     "tick": lambda story, which, how: story.advance((which % 8) * SECOND + how),
@@ -258,13 +279,27 @@ def _finish(story: Story, name: str, how: int) -> None:
     story.finish(name, outcome, **fields)
 
 
+def _wait(story: Story, name: str, how: int) -> None:
+    if how % 2 == 0:
+        story.play(f"finish {name} sleeps for={how % 5 * 2}s")
+    else:
+        key = ["", " key=k", " key=l"][how % 3]
+        limit = ["", " timeout=5s", " timeout=0s"][how % 7 % 3]
+        story.play(f"finish {name} awaits signal={['go', 'stop'][how % 2]}{key}{limit}")
+
+
 def _progress(story: Story, name: str, how: int) -> None:
     story.play(f"progress {name} {how}")
 
 
+def _step(story: Story, name: str, how: int) -> None:
+    story.play(f"step {name} st{how % 5}")
+
+
 def _retry(story: Story, name: str, how: int) -> None:
     new, new_id = f"r{len(story.names)}", story.next_id(story.now)
-    reply = story.perform(RetryRun(story.id(name), new_id, f"b{how}", with_dependents=how % 2 == 0))
+    command = RetryRun(story.id(name), new_id, f"b{how}", with_dependents=how % 2 == 0, fresh=how % 4 == 3)
+    reply = story.perform(command)
     if not isinstance(reply, ActionQueueError):
         story.names[new] = (story.task_id(name), new_id)
 
@@ -279,6 +314,8 @@ _ABOUT_A_RUN = {
     "depend": _depend,
     "finish": _finish,
     "progress": _progress,
+    "wait": _wait,
+    "step": _step,
     "retry": _retry,
     "misfit": lambda story, name, _: story.play(f"finish {name} misfit"),
     "cancel": lambda story, name, how: story.perform(

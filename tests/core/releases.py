@@ -32,10 +32,12 @@ from actionqueue.core.reasons import (
     Release,
     ResumeScope,
     RunsEnd,
+    SignalComes,
     StartEngine,
     TasksComplete,
     Where,
 )
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.state import CANCELED, FAILED, Outcome, Run
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.random_stories import Step, act
@@ -165,6 +167,13 @@ class AskingStory(Story):
             case ItsTurn():
                 self.holding = False
                 self.settle()
+            case SignalComes(name, key, or_at):
+                if or_at is not None and self.chance.random() < 0.5:
+                    self.advance(max(0, instant_us(or_at) - 1 - self.now))
+                    self.has_not_started(run_id, attempts)
+                    self.advance(max(0, instant_us(or_at) - self.now))
+                else:
+                    self.perform(SendSignal(f"release-{self.now}-{len(self.log)}", name, key))
             case StartEngine():
                 self.restart()
             case TasksComplete(tasks, count):

@@ -22,6 +22,8 @@ Told in Python (``story.perform(command)``) or as text, a line a step::
     submit c after=a,b on_failure=run partial=yes   ·  depend c a        dependencies, at submission and later
     pause task a  ·  aging 30s  ·  handler g concurrency=2
     cancel a how=kill  ·  retry a as b dependents=yes  ·  reschedule a 30s  ·  reprioritize a 7
+    finish a awaits signal=go key=k timeout=3d      a waits  ·  finish a sleeps for=1h  ·  retry a as b fresh
+    signal go key=k id=s1 payload=1           a signal is sent  ·  step a name    a step is recorded
     pause queue mail  ·  resume engine
     project  ·  crash  ·  restart             what is in memory only is gone after a crash
     expect a retry_wait failures=1 until=10s  where a is, and what is known of it (instants relative to the present)
@@ -33,12 +35,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import msgpack
 
 from actionqueue.core.attempts import MISFIT, AttemptStarted, Finish, Progress
+from actionqueue.core.awaiting import SIGNAL, SLEEP, WaitAsked
 from actionqueue.core.check import check, fingerprint
 from actionqueue.core.control import CancelRun, CancelTask, Pause, Reprioritize, Reschedule, Resume
 from actionqueue.core.dependencies import AddDependencies
@@ -52,6 +55,7 @@ from actionqueue.core.loading import load
 from actionqueue.core.machine import Command, Event, Machine
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.reasons import Reason, Where, canceled_by, origin_in
+from actionqueue.core.records import STEP
 from actionqueue.core.retry import AttemptTerms, Backoff, Delays, Exponential, Fixed
 from actionqueue.core.rows import (
     Row,
@@ -63,6 +67,7 @@ from actionqueue.core.rows import (
     stored_task,
 )
 from actionqueue.core.schedules import RunDerived, RunRequested
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.spec import Depends, Submission, TaskOptions
 from actionqueue.core.state import (
     CODE_OF,
@@ -77,8 +82,10 @@ from actionqueue.core.state import (
     Run,
     State,
 )
+from actionqueue.core.steps import RecordStep, StepRecorded
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, RunAdded, Submit, TaskImage
 from actionqueue.core.timers import deadline_of, is_ahead
+from actionqueue.core.waits import wait_record
 from actionqueue.core.why import reason_in
 
 START = 1_700_000_000_000_000
@@ -100,6 +107,8 @@ class Tables:
         self.runs: dict[bytes, Row] = {}
         self.attempts: dict[tuple[bytes, int], Row] = {}
         self.entries: dict[tuple[str, str], bytes] = {}
+        self.steps: dict[bytes, dict[str, tuple[str, bytes]]] = {}
+        """Records by chain and name; written with the events."""
 
     def take(self, state: State) -> None:
         """Project ``state``."""
@@ -141,7 +150,7 @@ class Tables:
         )  # fmt: skip
         token = row[20] or run_id
         newest = max(each[0] for each in self.runs.values() if (each[20] or each[0]) == token)
-        known = KnownRun(run_id, row[4], token, image, row[6], newest)
+        known = KnownRun(run_id, row[4], token, image, row[6], newest, records=len(self.steps.get(token, ())))
         if rare is not None and rare.depends is not None:
             known.outlooks = {each: task.outlook for each, task in self.upstreams(rare.depends.on).items()}
         return known
@@ -177,7 +186,8 @@ class Story:
         self.tables = Tables()
         self.next_id = ids(seed).next
         self.live_runs_max = live_runs_max
-        self.machine = Machine(live_runs_max=live_runs_max)
+        self.signals_max = 100
+        self.machine = self._made(State())
         self.shadow = Machine()
         self.names: dict[str, tuple[bytes, bytes]] = {}
         self.seen: dict[bytes, Run] = {}
@@ -266,10 +276,15 @@ class Story:
             self.perform(Close())
         before = fingerprint(self.state)
         self.state.dispose()
-        self.machine = Machine(self.rebuilt(), live_runs_max=self.live_runs_max)
+        self.machine = self._made(self.rebuilt())
         assert fingerprint(self.state) == before, "rows and the tail of the log give the state before"
         self.down = False
         self._open()
+
+    def _made(self, state: State) -> Machine:
+        machine = Machine(state, live_runs_max=self.live_runs_max)
+        machine.signals_max = self.signals_max
+        return machine
 
     def rebuilt(self) -> State:
         """The state as an opening loads it."""
@@ -334,7 +349,7 @@ class Story:
             case _:
                 pass
 
-    def _record(self, events: Iterable[Event]) -> None:
+    def _record(self, events: Sequence[Event]) -> None:
         for event in events:
             self.log.append(event)
             if type(event) is AttemptStarted:
@@ -352,6 +367,22 @@ class Story:
             assert not problems, (event, problems)
         for run_id, run in (*self.state.runs.items(), *self.state.dirty_runs.items()):
             self.seen[run_id] = run
+        self._record_rows(events)
+
+    def _record_rows(self, events: Iterable[Event]) -> None:
+        """The rows of ``steps``, as the engine writes them with the events."""
+        state, steps = self.state, self.tables.steps
+        for token in state.forgotten:
+            steps.pop(token, None)
+        for token, name, kind, _, body in state.records:
+            steps.setdefault(token, {})[name] = (kind, body)
+        state.forgotten.clear()
+        state.records.clear()
+        for event in events:
+            if isinstance(event, StepRecorded):
+                steps.setdefault(self.seen[event.run_id].token, {})[event.name] = (event.kind, b"1")
+        for run in state.runs.values():
+            assert state.recorded.get(run.token, 0) == len(steps.get(run.token, ())), "records are counted"
 
     def _witness_start(self, event: AttemptStarted) -> None:
         """Before a start: there is room at each of its keys, unless it holds them, and a token of each of its rates."""
@@ -386,6 +417,7 @@ class Story:
                 and entry[0] == deadline_of(entry[2])
                 and not is_ahead(entry[2])
             ]
+        wakes += [each.until for each in places.awaiting.waits.values() if each.until is not None]
         if places.engine_pause is None:
             wakes += [each.next_at for each in places.limits.buckets.values() if each.waiting]
         assert places.next_timer() == min(wakes, default=None), "the next wake-up is the earliest needed"
@@ -615,8 +647,21 @@ def _submission(story: Story, names: list[str], named: dict[str, str]) -> Submit
     return Submit([story.item(name, named.get("handler", "h"), **fields) for name in names], by=named.get("by", ""))
 
 
+def _wait(story: Story, name: str, named: dict[str, str]) -> WaitAsked:
+    if "for" in named:
+        return WaitAsked(SLEEP, named.get("name", f"sleep#{story.now}"), _us(named["for"]))
+    known = story.tables.steps.get(story.run(name).token, {})
+    records = [wait_record(body) for kind, body in known.values() if kind == SIGNAL]
+    address = named["signal"], named.get("key")
+    served = max([each.order for each in records if (each.signal, each.key) == address], default=0)
+    default = f"receive#{len(known) + 1}"
+    return WaitAsked(SIGNAL, named.get("name", default), _us(named.get("timeout")), *address, served)
+
+
 def _finish(story: Story, plain: list[str], named: dict[str, str]) -> Finish:
     name, outcome = plain
+    if outcome in ("awaits", "sleeps"):
+        return story.report(name, Outcome.AWAITING, wait=_wait(story, name, named))
     reason = named.get("reason", "")
     fields: dict[str, Any] = {"delay_us": _us(named.get("after")), "draw": float(named.get("draw", 0.5))}
     match outcome:
@@ -631,7 +676,7 @@ def _finish(story: Story, plain: list[str], named: dict[str, str]) -> Finish:
             return story.report(name, Outcome[outcome.upper()], error=error, reason=reason, **fields)
 
 
-def _command(story: Story, verb: str, plain: list[str], named: dict[str, str]) -> Command:
+def _command(story: Story, verb: str, plain: list[str], named: dict[str, str]) -> Command:  # noqa: C901 - a case each
     how, by = named.get("how", "cancel"), named.get("by", "")
     match verb:
         case "submit":
@@ -644,7 +689,20 @@ def _command(story: Story, verb: str, plain: list[str], named: dict[str, str]) -
             return CancelTask(story.task_id(plain[0]), how, by)
         case "retry":
             story.names.setdefault(plain[2], (story.task_id(plain[0]), story.next_id(story.now)))
-            return RetryRun(story.id(plain[0]), story.id(plain[2]), by, with_dependents="dependents" in named)
+            return RetryRun(
+                story.id(plain[0]),
+                story.id(plain[2]),
+                by,
+                with_dependents="dependents" in named,
+                fresh="fresh" in plain,
+            )
+        case "signal":
+            id = named.get("id", f"s{story.now}-{len(story.log)}")
+            return SendSignal(id, plain[0], named.get("key"), named.get("payload", "null").encode(), by)
+        case "step":
+            attempt = story.attempt(plain[0])
+            is_new = plain[1] not in story.tables.steps.get(story.run(plain[0]).token, {})
+            return RecordStep(story.id(plain[0]), attempt.id, attempt.fence, plain[1], STEP, b"1", b"d" * 16, is_new)
         case "depend":
             return AddDependencies(story.task_id(plain[0]), tuple(story.task_id(each) for each in plain[1:]), by)
         case "reschedule":

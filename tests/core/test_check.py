@@ -34,6 +34,8 @@ STORY = """
     tick 2s
     queue full 1
     submit holder line queue=full
+    submit waiting
+    finish waiting awaits signal=never timeout=1h
     submit nobody handler=missing
     submit misfit
     finish misfit misfit

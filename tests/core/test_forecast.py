@@ -148,7 +148,7 @@ def test_a_rehearsal_starts_and_ends_the_same_runs_at_the_same_instants_as_the_m
 
 def test_stories_that_are_rehearsed_have_something_to_show() -> None:
     counts = []
-    for seed in range(60):
+    for seed in range(80):
         story = act_out(drawn(seed, 40 + seed))
         if story.down:
             story.restart()

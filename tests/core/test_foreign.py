@@ -15,6 +15,7 @@ from actionqueue.core.explain import Explain
 from actionqueue.core.foreign import admit
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.spec import TaskOptions
 from actionqueue.core.submission import KnownTask, RetryRun, Submit
 from actionqueue.engine.inbox import SENDABLE
@@ -64,6 +65,7 @@ def sound(chance: random.Random, story: Story) -> Any:
         AskBackfill(named, story.now - 9 * SECOND, story.now - SECOND), CancelRun(run_id), CancelTask(task_id),
         Pause("task", task_id.hex()), Resume("queue", "mail"), Reschedule(run_id, story.now + SECOND),
         Reprioritize(run_id, 3), RetryRun(run_id, story.next_id(story.now)), Explain(run_id),
+        SendSignal("s1", "go", "k", b"1"),
     ])  # fmt: skip
 
 

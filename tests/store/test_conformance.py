@@ -199,6 +199,39 @@ def test_entries_are_kept_replaced_and_taken_away(store: Store, driver: Driver, 
     assert list(store.live_rows()[3]) == [("rate", "b", b"4"), ("schedule", "a", b"3")]
 
 
+def test_records_are_kept_replaced_and_forgotten_by_chain(store: Store, driver: Driver, reader: Reader) -> None:
+    first, second = driver.run(2)
+    batch = driver.batch()
+    batch.steps = [(first, "b", "step", 5, b"1"), (first, "a", "sleep", 5, b"2"), (second, "a", "step", 7, b"3")]
+    store.commit(batch)
+    assert reader.steps_of([first, second, bytes(16)]) == {
+        first: [(first, "a", "sleep", 5, b"2"), (first, "b", "step", 5, b"1")],
+        second: [(second, "a", "step", 7, b"3")],
+        bytes(16): [],
+    }
+
+    driver.run()
+    batch = driver.batch()
+    batch.dropped_steps, batch.steps = [second], [(first, "b", "step", 9, b"4"), (second, "c", "step", 9, b"5")]
+    store.commit(batch)
+    assert reader.steps_of([first, second]) == {
+        first: [(first, "a", "sleep", 5, b"2"), (first, "b", "step", 9, b"4")],
+        second: [(second, "c", "step", 9, b"5")],
+    }
+    assert reader.steps_of([]) == {}
+
+
+def test_records_leave_with_their_task(store: Store, driver: Driver, reader: Reader) -> None:
+    first, second = driver.run(2)
+    batch = driver.batch()
+    batch.steps = [(first, "a", "step", 5, b"1"), (second, "a", "step", 5, b"2")]
+    store.commit(batch)
+    driver.prune(reader, 1)
+    store.commit(driver.batch())
+
+    assert sorted(len(rows) for rows in reader.steps_of([first, second]).values()) == [0, 1]
+
+
 def test_a_payload_that_is_there_is_never_overwritten(store: Store, driver: Driver, reader: Reader) -> None:
     driver.submit(body=b"first")
     task_id = driver.tasks[0]
@@ -469,7 +502,18 @@ def test_the_stores_hand_out_the_same_rows_when_scanned(pair: tuple[Driver, Read
     driver, plain, other = pair
 
     with plain.scan() as one, other.scan() as two:
-        for table in ("commits", "facts", "tasks", "runs", "attempts", "run_tags", "blobs", "replies", "anchors"):
+        for table in (
+            "commits",
+            "facts",
+            "tasks",
+            "runs",
+            "attempts",
+            "run_tags",
+            "blobs",
+            "steps",
+            "replies",
+            "anchors",
+        ):
             assert list(two.rows(table)) == list(one.rows(table)), table
         for table in ("tasks", "runs"):
             assert sorted(two.live(table)) == sorted(one.live(table)), table

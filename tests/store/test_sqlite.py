@@ -173,6 +173,30 @@ def test_a_newer_format_is_refused(store: SQLiteStore, driver: Driver, path: Pat
         assert caught.value.facts["found"] == FORMAT_VERSION + 1
 
 
+def test_a_store_of_format_2_is_read_and_gets_what_it_lacks_when_an_engine_opens_it(
+    store: SQLiteStore, driver: Driver, path: Path
+) -> None:
+    run_id = driver.run()[0]
+    store.commit(driver.batch())
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE steps")
+        connection.execute("PRAGMA user_version = 2")
+    with closing(SQLiteReader(path)) as reader:
+        assert reader.steps_of([run_id]) == {run_id: []}
+        with reader.scan() as scan:
+            assert list(scan.rows("steps")) == []
+
+    again = Driver(store.open(pid=2, host="here"))
+    batch = again.batch(project=False)
+    batch.steps = [(run_id, "a", "step", 5, b"1")]
+    store.commit(batch)
+
+    assert pragma(writer_of(store), "user_version") == FORMAT_VERSION
+    with closing(store.reader()) as reader:
+        assert reader.steps_of([run_id]) == {run_id: [(run_id, "a", "step", 5, b"1")]}
+
+
 def test_a_missing_store_cannot_be_read_and_a_missing_directory_not_be_opened(path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         SQLiteReader(path)

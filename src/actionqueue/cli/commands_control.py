@@ -41,10 +41,14 @@ def retry(options: Namespace) -> int:
 
     def one(client: StoreClient, id: RunId | TaskId) -> Outcome:
         run_id = id if isinstance(id, RunId) else _newest_run(client, id)
-        new, queued = control(lambda: client.retry_run(run_id, with_dependents=options.with_dependents))
+        new, queued = control(
+            lambda: client.retry_run(run_id, with_dependents=options.with_dependents, fresh=options.fresh)
+        )
         return {"run_id": run_id, "new_run_id": new, "queued": queued}
 
     def many(client: StoreClient, wanted: dict[str, Any]) -> int:
+        if options.fresh:
+            raise Misuse("--fresh goes with ids")
         return client.retry_runs(dry_run=options.dry_run, **wanted)
 
     if options.with_dependents and not options.ids:

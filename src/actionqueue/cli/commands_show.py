@@ -6,6 +6,8 @@ from argparse import Namespace
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from actionqueue.cli.commands_read import progress_of, runs_table, took
 from actionqueue.cli.opening import find_id, open_at
 from actionqueue.cli.render import (
@@ -27,6 +29,7 @@ from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.plain import plain
 from actionqueue.core.reasons import NotYetDue
 from actionqueue.records import AttemptRecord, Page, RunRecord, TaskRecord
+from actionqueue.signaling import StepRecord
 from actionqueue.store_client import StoreClient
 
 RUNS_SHOWN_MAX = 50
@@ -48,10 +51,11 @@ def _show_run(client: StoreClient, id: RunId, now: datetime, *, as_json: bool) -
     run = client.get_run(id)
     task, history = client.get_task(run.task_id), client.history(id)
     payload, result = _payload(client, run.task_id), _result(client, run)
+    steps = _bodies(client).steps(id)
     if as_json:
         print_json(
             {
-                "run": plain(run), "task": plain(task), "history": plain(history),
+                "run": plain(run), "task": plain(task), "history": plain(history), "steps": plain(steps),
                 **stored(payload, "payload"), **stored(result, "result"),
             }
         )  # fmt: skip
@@ -60,6 +64,8 @@ def _show_run(client: StoreClient, id: RunId, now: datetime, *, as_json: bool) -
     print(fields(_run_fields(run, task, payload, result, now, _why_not(client, run)), width))
     if run.attempts:
         print(f"\nattempts\n{_attempts_table(run, now, width)}")
+    if steps:
+        print(f"\nrecorded\n{_steps_table(steps, width)}")
     columns = [Column("  WHEN"), Column("STATE"), Column("REASON", flexible=True)]
     rows = [[f"  {moment(change.at)}", change.state, _said(change)] for change in history]
     print(f"\nhistory\n{table(columns, rows, width)}")
@@ -137,6 +143,17 @@ def _attempts_table(run: RunRecord, now: datetime, width: int | None) -> str:
             f"{outcome}, abandoned" if attempt.abandoned else outcome, retry and f"after {retry}",
             _why(attempt),
         ])  # fmt: skip
+    return table(columns, rows, width)
+
+
+def _steps_table(steps: list[StepRecord], width: int | None) -> str:
+    columns = [Column("  WHEN"), Column("NAME"), Column("OUTCOME"), Column("VALUE", flexible=True)]
+    rows = []
+    for step in steps:
+        by = f" by {step.by}" if step.by else ""
+        mark = " (not asked for any more)" if step.unasked else ""
+        value = "" if step.kind == "sleep" else preview(msgspec.json.encode(step.value)) or ""
+        rows.append([f"  {moment(step.at)}", step.name, f"{step.outcome}{by}{mark}", value])
     return table(columns, rows, width)
 
 

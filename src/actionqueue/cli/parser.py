@@ -186,6 +186,7 @@ def _controlling(commands: Commands) -> None:
     )  # fmt: skip
     retry = _command(commands, "retry", "commands_control:retry", "retry failed (or canceled) runs, by id or by filter")
     _bulk(retry)
+    retry.add_argument("--fresh", action="store_true", help="forget what steps and waits recorded, of runs named by id")
     retry.add_argument(
         "--with-dependents", action="store_true", help="and what was canceled because it did not complete (by id)"
     )
@@ -203,6 +204,18 @@ def _controlling(commands: Commands) -> None:
         scope.add_argument("--task", metavar="ID", help="only this task")
         if name == "resume":
             scope.add_argument("--clock", action="store_true", help="vouch for the clock after it was set")
+    signal = _command(commands, "signal", "commands_signal:signal", "send a signal to the runs that wait for it")
+    signal.add_argument("name", metavar="NAME", help="of the signal")
+    signal.add_argument("--key", metavar="KEY", help="only to those that wait for this key (default: for none)")
+    signal.add_argument("--payload", metavar="JSON", help="what to tell them (default: null)")
+    signal.add_argument("--id", metavar="TEXT", help="sent twice under one id it is one signal")
+    signal.add_argument("--by", metavar="WHO", help="who is recorded as its sender (default: you)")
+    signals = _command(commands, "signals", "commands_signal:signals", "list the signals that are kept, newest first")
+    signals.add_argument("--name", metavar="NAME", help="of this name")
+    signals.add_argument("--key", metavar="KEY", help="of this key")
+    signals.add_argument(
+        "--limit", type=int, default=None, metavar="N", help="at most so many, 1 to 1000 (default: 100)"
+    )
     schedules = _command(
         commands, "schedules", "commands_why:schedules", "list schedules, or have one run now, fill a range, or end"
     )

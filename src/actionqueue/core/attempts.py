@@ -13,13 +13,16 @@ from typing import Any
 from msgspec import Struct
 
 from actionqueue.core import graph
+from actionqueue.core.awaiting import Wait, WaitAsked
 from actionqueue.core.errors import ActionQueueError, StaleReport
 from actionqueue.core.ids import AttemptId, RunId
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.limits import holds_keys
+from actionqueue.core.records import forget_count
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms, Backoff
 from actionqueue.core.run import RunState
 from actionqueue.core.state import (
+    AWAITING,
     CANCELED,
     CODE_OF,
     COMPLETED,
@@ -74,7 +77,7 @@ class AttemptStarted(Struct, frozen=True, array_like=True, tag=4, gc=False):
 class AttemptFinished(Struct, frozen=True, array_like=True, tag=5, gc=False):
     """An attempt ended, and what becomes of its run: the state with code ``to``, at ``retry_at`` if that is RetryWait.
 
-    ``by`` is set where someone had the attempt abandoned.
+    ``by`` is set where someone had the attempt abandoned. ``wait`` is what it waits for, if ``to`` is Awaiting.
     """
 
     at: int
@@ -88,6 +91,7 @@ class AttemptFinished(Struct, frozen=True, array_like=True, tag=5, gc=False):
     error: ErrorInfo | None = None
     abandoned: bool = False
     by: str = ""
+    wait: Wait | None = None
 
 
 class ProgressReported(Struct, frozen=True, array_like=True, tag=6, gc=False):
@@ -107,7 +111,7 @@ class Finish(Struct, array_like=True, tag="finish", gc=False):
     """What an executor reports of an attempt's end.
 
     ``terminal`` rules a retry out; ``delay_us`` is a delay the handler asked for; ``draw`` in [0, 1) decides jitter.
-    ``body`` holds the encoded result, stored beside the event that carries its digest.
+    ``body`` holds the encoded result, stored beside the event that carries its digest. ``wait`` is what it waits for.
     """
 
     run_id: bytes
@@ -122,6 +126,7 @@ class Finish(Struct, array_like=True, tag="finish", gc=False):
     draw: float = 0.5
     reason: str = ""
     abandoned: bool = False
+    wait: WaitAsked | None = None
 
 
 class Progress(Struct, array_like=True, tag="progress"):
@@ -170,8 +175,15 @@ def finish_event(state: State, report: Finish, now: int) -> AttemptFinished | No
         return AttemptFinished(now, report.run_id, attempt.id, outcome, COMPLETED, "", None, report.output)
     to, reason, retry_at = _next_state(run, attempt, report, now)
     return AttemptFinished(
-        now, report.run_id, attempt.id, outcome, to, reason, retry_at, None, report.error, report.abandoned
-    )
+        now, report.run_id, attempt.id, outcome, to, reason, retry_at, None, report.error, report.abandoned,
+        wait=_wait(report.wait, now) if to == AWAITING else None,
+    )  # fmt: skip
+
+
+def _wait(asked: WaitAsked | None, now: int) -> Wait:
+    assert asked is not None, "an attempt that ends waiting says for what"
+    until = None if asked.after_us is None else min(now + asked.after_us, SUBMIT_INSTANT_MAX)
+    return Wait(asked.kind, asked.name, now, until, asked.signal, asked.key, asked.served)
 
 
 def _next_state(run: Run, attempt: Attempt, report: Finish, now: int) -> tuple[int, str, int | None]:
@@ -193,6 +205,8 @@ def _next_state(run: Run, attempt: Attempt, report: Finish, now: int) -> tuple[i
             if losses > attempt.terms.max_lost or attempt.terms.fails_when_lost(run.task.max_attempts):
                 return FAILED, reason, None
             delay_us = _backoff(run, attempt).delay_after(losses, report.draw)
+        case Outcome.AWAITING:
+            return AWAITING, reason if report.wait is None else report.wait.kind, None
         case Outcome.SNOOZED | Outcome.INTERRUPTED:
             delay_us = delay_us or 0
         case _:
@@ -289,7 +303,7 @@ def apply_started(state: State, event: AttemptStarted) -> None:
 
 
 def apply_finished(state: State, event: AttemptFinished) -> None:
-    """The attempt is closed; its run has ended, waits to be tried again, or was canceled."""
+    """The attempt is closed; its run has ended, waits to be tried again or for something else, or was canceled."""
     run_id, at, to, outcome = event.run_id, event.at, event.to, event.outcome
     run = state.runs[run_id]
     attempt = run.attempt
@@ -324,8 +338,11 @@ def apply_finished(state: State, event: AttemptFinished) -> None:
     if to >= FIRST_TERMINAL:
         end_run(state, run, to, at)
     else:
-        assert event.retry_at is not None
-        state.places.enter_timer(run, event.retry_at)
+        if event.wait is not None:
+            state.places.awaiting.enter(run, event.wait)
+        else:
+            assert event.retry_at is not None
+            state.places.enter_timer(run, event.retry_at)
         if run.task.lane.keys and not holds_keys(run):
             state.places.release_keys(run)
 
@@ -362,6 +379,8 @@ def end_run(state: State, run: Run, to: int, at: int) -> None:
         task.ended = (completed, failed, canceled + 1)
     state.dirty_runs[run_id] = run
     state.dirty_tasks[task.id] = task
+    if state.recorded:
+        forget_count(state, run.token)
     if to == COMPLETED and state.dependents and task.id in state.dependents:
         state.results[task.id] = (run_id, run.output)
     extra = task.extra

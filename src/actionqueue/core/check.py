@@ -18,6 +18,7 @@ from hashlib import blake2b
 from msgspec import msgpack
 
 from actionqueue.core.check_limits import has_token, lane_by_rule, lane_fits, limit_problems, queued_by_lane
+from actionqueue.core.check_waits import unended, wait_problems
 from actionqueue.core.graph import graph_problems
 from actionqueue.core.lanes import Lane, Slots
 from actionqueue.core.places import Places
@@ -28,6 +29,7 @@ from actionqueue.core.rows import schedule_body
 from actionqueue.core.rules import CronRule, rule_problems
 from actionqueue.core.schedules import schedule_problems
 from actionqueue.core.state import (
+    AWAITING,
     CODE_OF,
     FIRST_TERMINAL,
     NO_EXTRA,
@@ -44,6 +46,7 @@ from actionqueue.core.state import (
 )
 from actionqueue.core.submission import rare_of
 from actionqueue.core.timers import deadline_of, is_ahead
+from actionqueue.core.waits import wait_facts
 
 FINGERPRINT_BYTES = 32
 
@@ -52,6 +55,7 @@ _PLACES_OF = {
     RETRY_WAIT: (Where.TIMER, Where.HELD),
     READY: (Where.LANE, Where.MISFIT, Where.QUARANTINE, Where.DEPENDENCY),
     RUNNING: (Where.RUNNING,),
+    AWAITING: (Where.AWAITING,),
 }
 """Where a run of each state may be. The other live states are passed through within one event."""
 
@@ -89,6 +93,7 @@ def check(state: State, *, settled: bool = False, now: int | None = None, lowere
         found += (f"{slots.kind} {slots.name}: {problem}" for problem in _slots_problems(state, slots, lowered))
     found += limit_problems(state)
     found += _places_problems(state)
+    found += wait_problems(state)
     found += _count_problems(state)
     found += _index_problems(state)
     found += graph_problems(state)
@@ -393,6 +398,7 @@ def _unsettled(state: State, now: int | None) -> Iterator[str]:
             yield f"lane {_named(lane)}: it could start, and was left waiting for {spot.kind} {spot.name}"
     for schedule in state.underived.values():
         yield f"schedule {schedule.task_id.hex()}: its next run could be derived, and was not"
+    yield from unended(places.awaiting, now)
     if now is not None:
         for run_id, run in state.runs.items():
             if run.where is Where.TIMER and run.until <= now:
@@ -415,6 +421,7 @@ def fingerprint(state: State) -> bytes:
         state.occurrences_skipped, state.wall_shift, [schedule_body(each) for _, each in sorted(state.schedules.items())],
         state.epoch, sorted(state.pauses.items()), sorted(state.declarations.items()),
         {key: task.id for key, task in state.keys.items() if _standing_key(state, task) is not None},
+        wait_facts(state),
         {key: meter.tat for key, meter in state.places.limits.meters.items() if meter.tat > state.last_at},
     )))  # fmt: skip
     for task_id in sorted(state.tasks):

@@ -15,15 +15,16 @@ a class declares are there whenever the error says something about them.
     ├── Refused                             a command that was refused; nothing was written
     │   ├── InvalidSubmission               (also a ValueError)  names every problem with its field
     │   │   └── InvalidArguments · InvalidDuration · InvalidInstant
-    │   ├── LimitExceeded                   PayloadTooLarge · Overloaded
+    │   ├── LimitExceeded                   PayloadTooLarge · StepTooLarge · Overloaded
     │   ├── NotFound                        UnknownTask · UnknownRun
     │   ├── Conflict                        IdempotencyConflict · AlreadyTerminal · StaleReport ·
-    │   │                                   NotReschedulable · NotRetryable · ManyRuns · DependencyCycle
+    │   │                                   NotReschedulable · NotRetryable · SignalConflict · ManyRuns · DependencyCycle
     │   └── DuplicateHandler
     ├── StoreError                          StoreHeld · StoreUnavailable · CommitUnknown · StoreDamaged · NotAStore ·
     │                                       StoreTooNew · StoreReadOnly · NetworkFileSystem · EpochLost
-    ├── UsageError                          UsedAfterFork · SyncCallOnHandlerLoop · WaitInHandler · NotRunning ·
-    │                                       NoEngine · NotYetAResult
+    ├── UsageError                          UsedAfterFork · SyncCallOnHandlerLoop · WaitInHandler · DuplicateStep ·
+    │                                       NotRunning · NoEngine · NotYetAResult
+    ├── SignalTimeout                       a signal that a handler waited for did not come in time
     └── RunFailed                           the run a caller waits for ended without a result; RunCanceled
 """
 
@@ -217,6 +218,12 @@ class PayloadTooLarge(LimitExceeded):
     code = "payload_too_large"
 
 
+class StepTooLarge(LimitExceeded):
+    """The result of a durable step is larger than may be recorded."""
+
+    code = "step_too_large"
+
+
 class Overloaded(LimitExceeded):
     """Too many live runs, or too many commands waiting. Try again later."""
 
@@ -293,6 +300,13 @@ class NotRetryable(Conflict):
 
     code = "not_retryable"
     run_id: RunId
+
+
+class SignalConflict(Conflict):
+    """A signal of that id is kept, with another name, key or payload."""
+
+    code = "signal_conflict"
+    signal_id: str
 
 
 class ManyRuns(Conflict):
@@ -414,6 +428,13 @@ class WaitInHandler(UsageError):
     code = "wait_in_handler"
 
 
+class DuplicateStep(UsageError):
+    """A step or wait of that name was asked for before in the same attempt."""
+
+    code = "duplicate_step"
+    name: str
+
+
 class NotRunning(UsageError):
     """The queue has no engine here and none can be reached."""
 
@@ -430,6 +451,13 @@ class NoEngine(UsageError):
     """No engine runs on the store, so nothing will happen until one is started."""
 
     code = "no_engine"
+
+
+class SignalTimeout(ActionQueueError):
+    """The signal that a handler waited for did not come in time."""
+
+    code = "signal_timeout"
+    signal: str
 
 
 class RunFailed(ActionQueueError):

@@ -46,7 +46,7 @@ from actionqueue.core.reasons import (
 from actionqueue.core.rows import Row, latest_attempt_row
 from actionqueue.core.rules import describe
 from actionqueue.core.spec import DEFAULT_QUEUE, Submission
-from actionqueue.core.state import FAILED, STATES, Accepted, Run, Schedule, State
+from actionqueue.core.state import FAILED, STATES, Accepted, Outcome, Run, Schedule, State
 from actionqueue.core.timers import deadline_of
 from actionqueue.core.why import ahead_of, reason_in
 
@@ -183,7 +183,8 @@ def _notes(run: Run, reason: Reason, now: int) -> list[Note]:
     if deadline is not None:
         found.append(Expires(shown_datetime(deadline)))
     latest = run.latest
-    if attempt is None and latest is not None and latest.outcome is not None:
+    if attempt is None and latest is not None and latest.outcome not in (None, Outcome.AWAITING):
+        assert latest.outcome is not None
         error = None if latest.error is None else latest.error.kind
         outcome = latest.outcome.name.lower()
         found.append(AfterFailure(latest.number, outcome, error, run.failure_count, run.task.max_attempts))

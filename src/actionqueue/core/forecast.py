@@ -18,14 +18,17 @@ from msgspec import Struct
 from actionqueue.core.forecast_text import backlog_named, backlog_outcome, lines_of, overlap_outcome, shown_moment
 from actionqueue.core.ids import RunId
 
-Kind = Literal["schedule", "scheduled", "retry", "deadline", "start", "expiry", "drained", "overlap"]
+Kind = Literal[
+    "schedule", "scheduled", "retry", "wakes", "timeout", "deadline", "start", "expiry", "drained", "overlap"
+]
 
 
 class ForecastEntry(Struct, frozen=True, kw_only=True):
     """Something that will happen at ``at``: in the zone of its schedule, else UTC.
 
     ``kind`` is, of what is known: ``schedule`` (an occurrence), ``scheduled`` (a run is due), ``retry`` (the same after
-    a failed attempt), ``deadline`` (a run that has not started by then is canceled). Of what is estimated: ``start``
+    a failed attempt), ``wakes`` (a sleeping run goes on), ``timeout`` (a run's wait for a signal is over, unless it comes
+    before), ``deadline`` (a run that has not started by then is canceled). Of what is estimated: ``start``
     (runs that wait now have their turn), ``expiry`` (a deadline passes before the start), ``drained`` (nothing waits in
     a queue, or for a key, any more), ``overlap`` (an occurrence finds the one before it going on).
 

@@ -20,7 +20,8 @@ HALF_SECOND = timedelta(seconds=0.5)
 
 _DOES = {"skip": "skipped", "queue": "made to wait", "allow": "started beside it", "cancel_running": "ended early"}
 _WHAT = {
-    "schedule": "occurs", "scheduled": "due", "retry": "retry due", "deadline": "must start", "start": "starts",
+    "schedule": "occurs", "scheduled": "due", "retry": "retry due", "wakes": "wakes",
+    "timeout": "waits until", "deadline": "must start", "start": "starts",
     "expiry": "expires", "drained": "drained", "overlap": "overlaps",
 }  # fmt: skip
 

@@ -8,12 +8,13 @@ wall clock is changed is never shortened away.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from actionqueue.core.awaiting import SLEEP, Wait
 from actionqueue.core.clock_notes import changes, clock_note
 from actionqueue.core.fire_times import Timetable
 from actionqueue.core.forecast import ForecastEntry, Kind
@@ -49,8 +50,9 @@ def known_entries(
         for entry in _occurrences(state, schedule, now, until):
             yield entry.at - ahead, entry
     waiting: dict[tuple[Kind, str, str], list[tuple[int, Run]]] = defaultdict(list)
+    waits = state.places.awaiting.waits
     for run in state.runs.values():
-        for kind, at in _instants(run):
+        for kind, at in _instants(run, waits):
             if now < at <= until:
                 waiting[kind, run.task.handler, run.task.queue].append((at, run))
     for (kind, _, _), found in waiting.items():
@@ -59,11 +61,13 @@ def known_entries(
             yield entry.at, entry
 
 
-def _instants(run: Run) -> Iterator[tuple[Kind, int]]:
+def _instants(run: Run, waits: Mapping[bytes, Wait]) -> Iterator[tuple[Kind, int]]:
     """What ``run`` has to do with instants to come."""
     schedule = run.task.extra.schedule
     if run.where is Where.TIMER and (schedule is None or schedule.pending != run.id_bytes):
         yield "retry" if run.state is RunState.RETRY_WAIT else "scheduled", run.until
+    elif run.where is Where.AWAITING and run.until:
+        yield "wakes" if waits[run.id_bytes].kind == SLEEP else "timeout", run.until
     deadline = None if run.attempt_count else deadline_of(run)
     if deadline is not None:
         yield "deadline", deadline
@@ -97,9 +101,12 @@ def _of_run(state: State, kind: Kind, at: int, run: Run, *, exact: bool) -> Fore
     note = ""
     if kind == "retry":
         note = f"attempt {run.attempt_count + 1}" + (f", after {run.error_kind}" if run.error_kind else "")
+    elif kind == "timeout":
+        wait = state.places.awaiting.waits[run.id_bytes]
+        note = f"unless signal {wait.signal} comes before" if wait.signal else ""
     return ForecastEntry(
         at=to_datetime(at), kind=kind, exact=exact, name=task.handler, handler=task.handler, queue=task.queue,
-        run=RunId(bytes=run.id_bytes), held_by="" if kind == "deadline" else held_by(state, run), note=note,
+        run=RunId(bytes=run.id_bytes), held_by="" if kind in ("deadline", "timeout") else held_by(state, run), note=note,
     )  # fmt: skip
 
 

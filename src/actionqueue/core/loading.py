@@ -14,13 +14,16 @@ from msgspec import MsgspecError, Struct, msgpack
 from msgspec.structs import replace
 
 from actionqueue.core import graph
+from actionqueue.core.awaiting import Signal, Wait
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.limits import RATE, holds_keys
 from actionqueue.core.reasons import WAITS, Where
+from actionqueue.core.records import RECORDED
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.rows import Facts, Row, ScheduleBody, Standing, check_row, damaged, named
 from actionqueue.core.run import RunState
 from actionqueue.core.state import (
+    AWAITING,
     FIRST_TERMINAL,
     NO_EXTRA,
     READY,
@@ -45,6 +48,8 @@ _error = msgpack.Decoder(ErrorInfo)
 _cancel = msgpack.Decoder(CancelMark)
 _schedule = msgpack.Decoder(ScheduleBody).decode
 _rare = msgpack.Decoder(RareFields)
+_wait = msgpack.Decoder(Wait).decode
+_signal = msgpack.Decoder(Signal).decode
 
 
 def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], entries: Iterable[Row] = ()) -> State:
@@ -64,17 +69,15 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
     state.epoch = standing.epoch
     state.occurrences_skipped, state.wall_shift = kept.occurrences_skipped, kept.wall_shift
     state.places.set_pauses(state.pauses)
-    for kind, key, packed in entries:
-        if kind == "schedule":
-            _load_schedule(state, _schedule(packed))
-        elif kind == RATE:
-            state.places.limits.restore(key, packed)
+    awaiting = state.places.awaiting
+    waits = _load_entries(state, entries)
     for stored in tasks:
         _load_task(state, stored)
     found = [0] * FIRST_TERMINAL
     for stored in runs:
-        _load_run(state, stored)
+        _load_run(state, stored, waits)
         found[stored[4]] += 1
+    awaiting.touched_waits.clear()
     for schedule in state.schedules.values():
         let_come(state, schedule)
     for task in state.tasks.values():
@@ -88,6 +91,27 @@ def load(facts: dict[str, bytes], tasks: Iterable[Row], runs: Iterable[Row], ent
             place="runs",
         )
     return state
+
+
+def _load_entries(state: State, entries: Iterable[Row]) -> dict[bytes, Wait]:
+    """What capabilities keep; the waits, by run, which their runs will enter."""
+    waits: dict[bytes, Wait] = {}
+    signals: list[Signal] = []
+    for kind, key, packed in entries:
+        if kind == "schedule":
+            _load_schedule(state, _schedule(packed))
+        elif kind == RATE:
+            state.places.limits.restore(key, packed)
+        elif kind == "wait":
+            waits[bytes.fromhex(key)] = _wait(packed)
+        elif kind == "signal":
+            signals.append(_signal(packed))
+        elif kind == RECORDED:
+            state.recorded[bytes.fromhex(key)] = msgpack.decode(packed, type=int)
+    for signal in sorted(signals, key=lambda each: each.order):
+        state.places.awaiting.keep(signal)
+    state.places.awaiting.touched_signals.clear()
+    return waits
 
 
 def _enter_graph(state: State, task: Task) -> None:
@@ -181,7 +205,7 @@ def _load_task(state: State, stored: Row) -> None:
         state.keys[extra.key] = state.tasks[id]
 
 
-def _load_run(state: State, stored: Row) -> None:
+def _load_run(state: State, stored: Row, waits: dict[bytes, Wait]) -> None:
     id, task_id, handler, queue, code, created_at, _, _, crc, packed = stored
     task = state.tasks.get(task_id)
     try:
@@ -192,9 +216,11 @@ def _load_run(state: State, stored: Row) -> None:
     agree = body.state == code and body.created_at == created_at and body.finished_at == stored[6]
     if not sound or not agree or body.error_kind != stored[7]:
         raise damaged("runs", id)
-    if task is None or (code == RUNNING and body.latest is None):
+    wait = waits.get(id)
+    if task is None or (code == RUNNING and body.latest is None) or (code == AWAITING and wait is None):
+        missing = "task" if task is None else "attempt" if code == RUNNING else "wait"
         raise StoreDamaged(
-            f"run {id.hex()} is live and its {'task' if task is None else 'attempt'} is missing: rows were lost on "
+            f"run {id.hex()} is live and its {missing} is missing: rows were lost on "
             "disk. Run `actionqueue verify` for the extent; `actionqueue restore` brings a backup back.",
             place=f"runs {id.hex()}",
         )
@@ -206,7 +232,7 @@ def _load_run(state: State, stored: Row) -> None:
         run.cancel = _cancel.decode(body.cancel)
     task.link(run)
     state.runs[id] = run
-    _place(state, run, code)
+    _place(state, run, code, wait)
 
 
 def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
@@ -234,7 +260,7 @@ def _run_of(id: bytes, task_id: bytes, code: int, body: RunBody) -> Run:
     return run
 
 
-def _place(state: State, run: Run, code: int) -> None:
+def _place(state: State, run: Run, code: int, wait: Wait | None) -> None:
     places = state.places
     if run.task.lane.keys and holds_keys(run):
         places.hold_keys(run)
@@ -244,6 +270,8 @@ def _place(state: State, run: Run, code: int) -> None:
         places.enter_dependency(run)
     elif code == READY:
         places.enter_lane(run)
+    elif wait is not None and code == AWAITING:
+        places.awaiting.enter(run, wait)
     elif run.reason == OVERLAP and run.state is RunState.SCHEDULED and run.task.extra.schedule is not None:
         places.enter_overlap(run)
     else:

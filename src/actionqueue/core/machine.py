@@ -11,7 +11,20 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from actionqueue.core import attempts, control, dependencies, epochs, explain, occurrences, schedules, submission, usage
+from actionqueue.core import (
+    attempts,
+    control,
+    dependencies,
+    epochs,
+    explain,
+    occurrences,
+    schedules,
+    signals,
+    steps,
+    submission,
+    usage,
+    waits,
+)
 from actionqueue.core.errors import ActionQueueError, InvalidSubmission
 from actionqueue.core.reasons import Where
 from actionqueue.core.state import NO_EXTRA, Accepted, Run, State
@@ -43,6 +56,10 @@ Event = (
     | epochs.WallMoved
     | epochs.HandlersDeclared
     | epochs.TasksPruned
+    | steps.StepRecorded
+    | waits.WaitsEnded
+    | signals.SignalKept
+    | signals.SignalsExpired
 )
 
 Command = (
@@ -70,6 +87,8 @@ Command = (
     | epochs.PruneHistory
     | explain.Explain
     | usage.ListLimits
+    | steps.RecordStep
+    | signals.SendSignal
 )
 
 APPLY: dict[type, Callable[[State, Any], None]] = {
@@ -98,6 +117,10 @@ APPLY: dict[type, Callable[[State, Any], None]] = {
     epochs.WallMoved: epochs.apply_wall_moved,
     epochs.HandlersDeclared: epochs.apply_declared,
     epochs.TasksPruned: epochs.apply_pruned,
+    steps.StepRecorded: steps.apply_step,
+    waits.WaitsEnded: waits.apply_waits_ended,
+    signals.SignalKept: signals.apply_signal_kept,
+    signals.SignalsExpired: signals.apply_signals_expired,
 }
 
 DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
@@ -121,6 +144,8 @@ DECIDE: dict[type, Callable[[State, Any, int], Accepted | ActionQueueError]] = {
     epochs.PruneHistory: epochs.decide_touch,
     explain.Explain: explain.decide_explain,
     usage.ListLimits: usage.decide_limits,
+    steps.RecordStep: steps.decide_step,
+    signals.SendSignal: signals.decide_signal,
 }
 """The commands that need nothing but the state."""
 
@@ -143,11 +168,13 @@ class Machine:
     0
     """
 
-    __slots__ = ("live_runs_max", "state")
+    __slots__ = ("live_runs_max", "signal_age_us", "signals_max", "state")
 
     def __init__(self, state: State | None = None, *, live_runs_max: int = submission.LIVE_RUNS_MAX) -> None:
         self.state = State() if state is None else state
         self.live_runs_max = live_runs_max
+        self.signal_age_us = signals.SIGNAL_AGE_US
+        self.signals_max = signals.SIGNALS_MAX
 
     def decide(self, command: Command, now: int) -> Accepted | ActionQueueError:
         """The events ``command`` means at ``now``, or the refusal. The state does not change."""
@@ -196,6 +223,7 @@ class Machine:
         """Let runs whose instant has come start, or queue, or be held by a pause. True when more are due."""
         if self._expire(now, events):
             return True
+        woken = self._end_waits(now, events)
         state, places = self.state, self.state.places
         places.pass_time(now)
         more = bool(state.underived) and self._derive(now, next_id, events)
@@ -219,11 +247,25 @@ class Machine:
             else:
                 waiting.append(run.id_bytes)
         self._promote(waiting, now, events)
-        if due:
+        if due or woken:
             self.start_ready(now, next_id, events)
         if state.underived:
             more = self._derive(now, next_id, events) or more
-        return more or len(due) == DUE_RUNS_PER_STEP_MAX
+        return more or len(due) == DUE_RUNS_PER_STEP_MAX or woken >= waits.WAITS_PER_EVENT_MAX
+
+    def _end_waits(self, now: int, events: list[Event]) -> int:
+        """Make those Ready whose waits are over, and forget signals that are too old or too many. How many runs."""
+        awaiting = self.state.places.awaiting
+        ended: list[waits.WaitsEnded] = []
+        if awaiting.waking or awaiting.ends_at:
+            ended = waits.decide_waits(self.state, now)
+        over: list[signals.SignalsExpired] = []
+        if awaiting.signals and not self.state.places.timers.suspended:
+            over = signals.decide_signals_expired(self.state, now, self.signal_age_us, self.signals_max)
+        events += over
+        events += ended
+        self.replay([*over, *ended])
+        return sum(len(event.run_ids) for event in ended)
 
     def _promote(self, waiting: list[bytes], now: int, events: list[Event]) -> None:
         """Due runs wait for their turn, those that no schedule has canceled since."""
@@ -293,6 +335,8 @@ class Machine:
         self, now: int, number: int, pid: int, host: str, version: str, draw: float, wall_shift: int = 0
     ) -> list[Event]:
         """A new epoch begins: what an earlier one left open is lost. The events, applied."""
+        self.state.records.clear()  # of what was replayed: those rows were written, and what was dropped then is gone
+        self.state.forgotten.clear()
         events: list[Event] = [
             epochs.EngineOpened(now, number, pid, host, version, wall_shift, wall_shift - self.state.wall_shift)
         ]

@@ -10,6 +10,7 @@ Every live run is in exactly one place, and the place names what it waits for:
 ``QUARANTINE`` Ready; live in two crashes in a row, and set aside when it came up while another such run was running
 ``DEPENDENCY`` Scheduled or Ready, while tasks that its task depends on are live: ``core/graph.py``
 ``OVERLAP``    an occurrence of a schedule that is due, after one that has not ended: in its schedule's ``waiting``
+``AWAITING``   Awaiting a signal, an instant or its children: in ``awaiting`` (``core/awaiting.py``)
 ``RUNNING``    an attempt is open
 =============  ================================================================================================
 
@@ -141,6 +142,8 @@ class Places(Families, eq=False):
             schedule = run.task.extra.schedule
             assert schedule is not None
             del schedule.waiting[run.id_bytes]
+        elif where is Where.AWAITING:
+            self.awaiting.leave(run)
 
     def enter_overlap(self, run: Run) -> None:
         """``run`` is due, and waits until the occurrences of its schedule before it have ended; its state stays."""
@@ -439,6 +442,7 @@ class Places(Families, eq=False):
             lane.held = lane.misfits = lane.base = lane.kin = lane.holding = lane.spot = lane.woken_by = None
         self.timers.clear()
         self.limits.clear()
+        self.awaiting.clear()
         for held in (self.lanes, self.paused_tasks, self.quarantined, self.on_trial):
             held.clear()
         self._chain = self._alone = None

@@ -29,6 +29,7 @@ class Where(enum.Enum):
     RUNNING = 6
     OVERLAP = 7
     DEPENDENCY = 8
+    AWAITING = 9
 
 
 WAITS = "dependency"
@@ -135,6 +136,22 @@ class PreviousLive(Struct, frozen=True, tag=snake):
     overlap: str
 
 
+class AwaitsSignal(Struct, frozen=True, tag=snake):
+    """Waits for a signal of that name and key since ``since``, until ``until`` at the latest (None: for ever)."""
+
+    name: str
+    key: str | None
+    until: datetime | None
+    since: datetime
+
+
+class Sleeping(Struct, frozen=True, tag=snake):
+    """Its handler sleeps until then, without holding a worker."""
+
+    until: datetime
+    since: datetime
+
+
 class Upstream(Struct, frozen=True):
     """A task that another one waits for, and its newest live run."""
 
@@ -197,6 +214,8 @@ Reason = (
     | TakesItsTurn
     | AheadInLine
     | PreviousLive
+    | AwaitsSignal
+    | Sleeping
     | WaitsForTasks
     | InProgress
     | Ended
@@ -253,6 +272,14 @@ class ItsTurn(Struct, frozen=True, tag=snake):
     """The engine comes to it; nothing needs to be done."""
 
 
+class SignalComes(Struct, frozen=True, tag=snake):
+    """A signal of that name and key is sent, or (``or_at``) time passes until then."""
+
+    name: str
+    key: str | None
+    or_at: datetime | None
+
+
 class StartEngine(Struct, frozen=True, tag=snake):
     """An engine is started on the store."""
 
@@ -267,14 +294,23 @@ class AskRetry(Struct, frozen=True, tag=snake):
 
 
 Release = (
-    AtInstant | ResumeScope | RegisterHandler | RunsEnd | TasksComplete | MoreSlots | ItsTurn | StartEngine | AskRetry
+    AtInstant
+    | ResumeScope
+    | RegisterHandler
+    | RunsEnd
+    | TasksComplete
+    | MoreSlots
+    | ItsTurn
+    | SignalComes
+    | StartEngine
+    | AskRetry
 )
 
 
 def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for each reason
     """What would release it; None where there is nothing to release (it runs, or is done)."""
     match reason:
-        case NotYetDue(until) | RateLimited(until=until):
+        case NotYetDue(until) | RateLimited(until=until) | Sleeping(until):
             return AtInstant(until)
         case Paused(scope, name):
             return ResumeScope(scope, name)
@@ -290,6 +326,8 @@ def release_of(reason: Reason) -> Release | None:  # noqa: C901 - a case for eac
             return ItsTurn() if holder is None else RunsEnd((holder,), 1)
         case PreviousLive(previous, live):
             return RunsEnd(previous, live)
+        case AwaitsSignal(name, key, until):
+            return SignalComes(name, key, until)
         case WaitsForTasks(upstreams, count):
             return TasksComplete(tuple([each.task_id for each in upstreams]), count)
         case AheadInLine() | NotDecided(has_engine=True):

@@ -62,6 +62,8 @@ ATTEMPT_COLUMNS = (
 )  # fmt: skip
 TAG_COLUMNS = ("tag", "run_id")
 ENTRY_COLUMNS = ("kind", "key", "body", "crc")
+STEP_COLUMNS = ("run_id", "name", "kind", "at", "body", "crc")
+"""What a retry chain has recorded, under the id of its first run (the token)."""
 ENDED_ENTRIES = "schedule_ended"
 """The kind of entries that tell of schedules that are over; they go when their tasks are pruned."""
 
@@ -331,9 +333,25 @@ def project(state: State) -> Projection:
             state.dirty_entries[ENDED_ENTRIES, key] = body
     state.dirty_schedules.clear()
     state.places.limits.forget_passed(state.last_at, state.dirty_entries)
+    _note_waits(state)
+    state.records.clear()  # whoever commits what was applied has taken them; on replay they are there already
+    state.forgotten.clear()
     entries = [(kind, key, body) for (kind, key), body in state.dirty_entries.items()]
     state.dirty_entries.clear()
     return Projection(state.last_seq, tasks, runs, attempts, tags, facts, entries)
+
+
+def _note_waits(state: State) -> None:
+    """The entries of waits and signals that have changed."""
+    awaiting = state.places.awaiting
+    for run_id in awaiting.touched_waits:
+        wait = awaiting.waits.get(run_id)
+        state.dirty_entries["wait", run_id.hex()] = None if wait is None else _pack(wait)
+    for id in awaiting.touched_signals:
+        signal = awaiting.signals.get(id)
+        state.dirty_entries["signal", id] = None if signal is None else _pack(signal)
+    awaiting.touched_waits.clear()
+    awaiting.touched_signals.clear()
 
 
 def tags_of(task: TaskExtra | RareFields) -> Iterator[str]:

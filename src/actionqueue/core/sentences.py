@@ -18,6 +18,7 @@ from actionqueue.core.reasons import (
     AskedToStop,
     AskRetry,
     AtInstant,
+    AwaitsSignal,
     Ended,
     Expires,
     HandlerMissing,
@@ -41,6 +42,8 @@ from actionqueue.core.reasons import (
     Release,
     ResumeScope,
     RunsEnd,
+    SignalComes,
+    Sleeping,
     StartEngine,
     TakesItsTurn,
     TasksComplete,
@@ -127,6 +130,11 @@ def _reason(reason: Reason, now: datetime) -> str:  # noqa: C901 - a case for ea
         case PreviousLive(previous, live, overlap):
             waits = f"its schedule runs one at a time ({overlap})"
             return f"{waits}, and {_count(live, 'occurrence')} before it {_are(live)} live{_held(previous, live, '')}"
+        case AwaitsSignal(name, key, until, since):
+            limit = "" if until is None else f", until {_instant(until, now)} at the latest"
+            return f"it waits for {_signal(name, key)} since {_instant(since, now)}{limit}"
+        case Sleeping(until, since):
+            return f"it sleeps since {_instant(since, now)}, until {_instant(until, now)}"
         case WaitsForTasks(upstreams, count):
             named = ", ".join(_upstream(each) for each in upstreams[:NAMED_MAX])
             more = count - min(len(upstreams), NAMED_MAX)
@@ -148,7 +156,7 @@ def _reason(reason: Reason, now: datetime) -> str:  # noqa: C901 - a case for ea
             assert_never(reason)
 
 
-def _release(release: Release, now: datetime) -> str:
+def _release(release: Release, now: datetime) -> str:  # noqa: C901 - a case for each release
     match release:
         case AtInstant(at):
             return f"released in {_span(at - now)}"
@@ -168,6 +176,10 @@ def _release(release: Release, now: datetime) -> str:
             return f"released when {kind} {name!r} is given slots"
         case ItsTurn():
             return "released when the engine comes to it; there is nothing to do"
+        case SignalComes(name, key, or_at):
+            return (
+                f"released when {_signal(name, key)} is sent{'' if or_at is None else f', or in {_span(or_at - now)}'}"
+            )
         case StartEngine():
             return "released when an engine is started"
         case AskRetry(first):
@@ -217,6 +229,10 @@ def _scope(scope: str, name: str) -> str:
     if scope == "engine":
         return "the engine"
     return f"task {name[-ID_DIGITS:]}" if scope == "task" else f"{scope} {name!r}"
+
+
+def _signal(name: str, key: str | None) -> str:
+    return f"signal {name!r}" if key is None else f"signal {name!r} of key {key!r}"
 
 
 def _by(by: str) -> str:

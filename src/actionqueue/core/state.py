@@ -367,6 +367,8 @@ class State(Struct, eq=False):
     """Task ids and idempotency keys that ended, with the sequence: what a look-up made before it cannot know."""
     recent_before: dict[bytes | str, int] = field(default_factory=dict)
     """The same, of before the last projection."""
+    recorded: dict[bytes, int] = field(default_factory=dict)
+    """By token: how many records a retry chain has that has a live run, if it has any (``core/records.py``)."""
     dependents: dict[bytes, dict[bytes, Task]] = field(default_factory=dict)
     """Of each task that live tasks depend on, those (``core/graph.py``)."""
     unmet: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
@@ -382,6 +384,10 @@ class State(Struct, eq=False):
     dirty_facts: bool = False
     dirty_entries: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     """What a capability keeps in a row of its own: (kind, key) to its body, None where it is gone."""
+    records: list[tuple[bytes, str, str, int, bytes]] = field(default_factory=list)
+    """Rows of ``steps`` that follow from what was applied, until whoever commits it takes them."""
+    forgotten: list[bytes] = field(default_factory=list)
+    """Chains whose rows of ``steps`` go with it."""
 
     def shift_of(self, rule: Rule) -> int:
         """How far what a schedule follows is ahead of recorded instants: cron follows the wall clock."""

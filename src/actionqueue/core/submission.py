@@ -32,6 +32,7 @@ from actionqueue.core.ids import NIL, RunId, TaskId, derived_id
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.lanes import Lane
 from actionqueue.core.reasons import canceled_by
+from actionqueue.core.records import set_count
 from actionqueue.core.rules import CronRule, Rule, timetable
 from actionqueue.core.run import RunState
 from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Depends, Submission, TaskOptions, submission_problems
@@ -154,6 +155,10 @@ class RunAdded(Struct, frozen=True, array_like=True, tag=2):
     priority: int
     by: str
     image: TaskImage | None = None
+    records: int = 0
+    """How many records its chain has, which carry over."""
+    fresh: bool = False
+    """They are forgotten instead."""
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -192,6 +197,8 @@ class KnownRun(Struct, array_like=True):
     """The newest run of its chain of retries (empty: itself)."""
     outlooks: dict[bytes, int] = {}
     """How the tasks that its task depends on have ended, those that have."""
+    records: int = 0
+    """How many records the chain has."""
 
 
 class Submit(Struct, array_like=True, tag="submit"):
@@ -215,6 +222,8 @@ class RetryRun(Struct, array_like=True, tag="retry_run"):
     with_dependents: bool = False
     known_dependents: list[KnownRun] = []
     """The runs that were canceled because it ended badly, where that is asked."""
+    fresh: bool = False
+    """Whether the chain's records (of steps and waits) are forgotten, so that everything is done again."""
 
 
 # --- decide -----------------------------------------------------------------------------------------------------
@@ -591,14 +600,15 @@ def decide_retry(state: State, command: RetryRun, now: int) -> Accepted | Action
     due_at = now if command.at_us is None else max(command.at_us, now)
     added = RunAdded(
         now, image.task_id, command.new_run_id, due_at, command.run_id, known.token, known.priority, command.by,
-        None if live is not None else image,
+        None if live is not None else image, 0 if command.fresh else known.records, command.fresh,
     )  # fmt: skip
     events: list[object] = [added]
     for each in _dependents_of(state, known, command.known_dependents) if command.with_dependents else ():
         run_id = derived_id(command.new_run_id, each.run_id)
         events.append(
             RunAdded(
-                now, each.image.task_id, run_id, now, each.run_id, each.token, each.priority, command.by, each.image
+                now, each.image.task_id, run_id, now, each.run_id, each.token, each.priority, command.by, each.image,
+                each.records,
             )
         )  # fmt: skip
     return Accepted(events, (image.task_id, command.new_run_id))
@@ -725,6 +735,10 @@ def apply_run_added(state: State, event: RunAdded) -> None:
     waits = image is not None and task.extra.depends is not None and graph.enter(state, task)
     run = _add_run(state, task, event.run_id, event.due_at, event.at, event.priority, "retry", waits=waits)
     run.lineage = Lineage(event.retry_of, event.token, event.by)
+    if event.fresh:
+        state.forgotten.append(event.token)
+    elif event.records:
+        set_count(state, event.token, event.records)
     state.dirty_tasks[task.id] = task
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from actionqueue.core.awaiting import Awaiting
 from actionqueue.core.lanes import Bucket, Lane, Slots
 from actionqueue.core.limits import Limits
 from actionqueue.core.ready import Key
@@ -38,6 +39,7 @@ class Waking(Struct, eq=False):
     limits: Limits = field(default_factory=Limits)
     open: Slots = field(default_factory=lambda: Slots("open", "open"))
     timers: Timers = field(default_factory=Timers)
+    awaiting: Awaiting = field(default_factory=Awaiting)
     engine_pause: PauseMark | None = None
     now: int = 0
     """The instant of the present step: what rates are judged by."""
@@ -92,8 +94,8 @@ class Waking(Struct, eq=False):
                     self.limits.watch(bucket)
 
     def next_timer(self) -> int | None:
-        """The instant of the earliest timer, deadline to start or token that is waited for, if any."""
-        times = [self.timers.next_deadline()]
+        """The instant of the earliest timer, deadline (to start, or of a wait) or token that is waited for, if any."""
+        times = [self.timers.next_deadline(), self.awaiting.next_due()]
         if self.engine_pause is None:
             times += [self.timers.next_due(), self.limits.next_timer()]
         return min((at for at in times if at is not None), default=None)

@@ -10,12 +10,14 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from actionqueue.core.awaiting import SIGNAL
 from actionqueue.core.ids import RunId, TaskId
 from actionqueue.core.instants import shown_datetime
 from actionqueue.core.lanes import Bucket, Lane, Slots
 from actionqueue.core.reasons import (
     AheadInLine,
     ArgumentsMisfit,
+    AwaitsSignal,
     HandlerMissing,
     InProgress,
     KeyHeld,
@@ -25,6 +27,7 @@ from actionqueue.core.reasons import (
     PreviousLive,
     RateLimited,
     Reason,
+    Sleeping,
     TakesItsTurn,
     Upstream,
     WaitsForTasks,
@@ -58,6 +61,8 @@ def reason_of(places: Places, run: Run, now: int) -> Reason | None:
             return _after_trial(places)
         case Where.OVERLAP:
             return _previous(run)
+        case Where.AWAITING:
+            return _awaited(places, run)
         case Where.TIMER if run.until > now:
             return NotYetDue(shown_datetime(run.until), run.state is RunState.RETRY_WAIT)
         case _:
@@ -125,6 +130,15 @@ def _previous(run: Run) -> PreviousLive:
     assert schedule is not None
     earlier = earlier_runs(run)
     return PreviousLive(listed(other.id_bytes for other in earlier), len(earlier), schedule.rule.overlap)
+
+
+def _awaited(places: Places, run: Run) -> Reason:
+    wait = places.awaiting.waits[run.id_bytes]
+    since, until = shown_datetime(wait.since), None if wait.until is None else shown_datetime(wait.until)
+    if wait.kind == SIGNAL:
+        return AwaitsSignal(wait.signal, wait.key, until, since)
+    assert until is not None, "a sleep ends"
+    return Sleeping(until, since)
 
 
 def _waits_for_tasks(state: State, run: Run) -> WaitsForTasks:

@@ -155,4 +155,7 @@ class Committer:
         expires_at = self._engine.clock.now_us() + REPLY_LIFETIME_US
         seq = self._last_seq + len(events)
         replies = [(command_id, encode_reply(reply, seq), expires_at) for command_id, reply in turn.replies]
-        return Batch(commit, self._last_seq, self._epoch, turn.blobs, turn.projection, replies, turn.pruned_tasks)
+        return Batch(
+            commit, self._last_seq, self._epoch, turn.blobs, turn.projection, replies, turn.pruned_tasks,
+            turn.steps, turn.dropped_steps,
+        )  # fmt: skip

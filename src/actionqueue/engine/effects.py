@@ -18,12 +18,13 @@ from actionqueue.core.errors import (
     UnknownTask,
 )
 from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.rows import Row
 from actionqueue.core.state import FAILED, RETRY_WAIT, Outcome
 from actionqueue.engine import lookups, outputs
-from actionqueue.engine.tickets import Ticket, settle_all
+from actionqueue.engine.tickets import CallTicket, Ticket, settle_all
 from actionqueue.engine.work import Ended, Joining, Post, Turn
 from actionqueue.executors.endings import failed, put_off
-from actionqueue.executors.port import Assignment
+from actionqueue.executors.port import Asked, Assignment
 from actionqueue.store.codec import digest
 from actionqueue.store.port import Reader, Store
 
@@ -121,6 +122,8 @@ class Effects:
             post = writer.mailbox.popleft()
             if isinstance(post, Post) and post.ticket is not None:
                 tickets.append(post.ticket)
+            elif isinstance(post, Asked):
+                tickets.append(CallTicket(post.settle))
         settle_all([(ticket, error) for ticket in tickets])
 
     def _remember(self, ended: list[tuple[bytes, Ended]]) -> None:
@@ -154,6 +157,8 @@ class Effects:
             _withhold(turn, self._read_payloads(turn.unread))
         if turn.joining:
             _withhold(turn, self._join_results(turn.joining))
+        if turn.unrecorded:
+            _withhold(turn, self._read_records(turn.unrecorded))
         for name, assignments in turn.starts.items():
             executor = self._engine.executors[name]
             try:
@@ -211,6 +216,42 @@ class Effects:
                 self._engine.report([failed(assignment, _NOT_JOINED[type(error)], error.message, terminal=True)])
                 withheld.append(assignment)
         return withheld
+
+    def _read_records(self, unrecorded: list[Assignment]) -> list[Assignment]:
+        """Read what the chains have recorded; an attempt whose records are damaged fails for good.
+
+        Those that do not start are returned.
+        """
+        withheld: list[Assignment] = []
+        try:
+            found = self._records([each.token for each in unrecorded])
+        except StoreUnavailable as error:
+            logger.warning("records cannot be read now (%s); their attempts are tried again in a second", error)
+            self._put_off(unrecorded)
+            return unrecorded
+        for assignment in unrecorded:
+            rows = found.get(assignment.token)
+            if rows is None:
+                withheld.append(assignment)
+            else:
+                assignment.records = [(name, kind, body) for _, name, kind, _, body in rows]
+        message = "what earlier attempts have recorded is unreadable: bytes changed on disk"
+        self._engine.report([failed(each, "records_damaged", message, terminal=True) for each in withheld])
+        return withheld
+
+    def _records(self, tokens: Sequence[bytes]) -> Mapping[bytes, list[Row]]:
+        """Records by chain, without those of chains of which one is damaged; raises when nothing can be read any more."""
+        ask = self._payloads.ask
+        try:
+            return ask(lambda reader: reader.steps_of(tokens))
+        except StoreDamaged as error:
+            ask(lambda reader: reader.projected_seq())
+            logger.error("records are damaged, and are read one by one: %s", error)  # noqa: TRY400
+        found: dict[bytes, list[Row]] = {}
+        for token in tokens:
+            with suppress(StoreDamaged):
+                found.update(ask(lambda reader, token=token: reader.steps_of([token])))  # type: ignore[misc]
+        return found
 
     def _bodies(self, task_ids: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Arguments by task, without those that are on a damaged page; raises when nothing can be read any more."""
@@ -295,8 +336,10 @@ class Effects:
 
 
 def _withhold(turn: Turn, withheld: list[Assignment]) -> None:
+    """These attempts do not begin."""
     if withheld:
         ids = {assignment.attempt_id for assignment in withheld}
+        turn.unrecorded = [each for each in turn.unrecorded if each.attempt_id not in ids]
         for assignments in turn.starts.values():
             assignments[:] = [each for each in assignments if each.attempt_id not in ids]
 

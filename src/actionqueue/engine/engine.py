@@ -277,7 +277,7 @@ class Engine:
     def report(self, reports: Sequence[Report]) -> None:
         """What executors say of attempts; taken in any condition, it waits while the store is unavailable."""
         self.writer.mailbox.extend(reports)
-        self._wake.set()
+        self._rang()
 
     def repost(self, post: Post) -> None:
         """A command comes from the inbox, or comes back with its facts looked up."""

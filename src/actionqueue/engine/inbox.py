@@ -23,6 +23,7 @@ from actionqueue.core.errors import ActionQueueError, InvalidSubmission, NotRunn
 from actionqueue.core.explain import Explain
 from actionqueue.core.foreign import admit
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.core.usage import ListLimits
 from actionqueue.engine.tickets import CallTicket
@@ -52,6 +53,7 @@ SENDABLE = (
     PruneHistory,
     Explain,
     ListLimits,
+    SendSignal,
 )
 """What other processes may send; the rest is said by the engine and its executors only."""
 

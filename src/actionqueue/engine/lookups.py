@@ -18,6 +18,7 @@ from actionqueue.core.machine import Command
 from actionqueue.core.reasons import canceled_by, origin_in
 from actionqueue.core.rows import RUN_COLUMNS, after_mark, latest_attempt_row
 from actionqueue.core.state import CANCELED, COMPLETED, FIRST_TERMINAL
+from actionqueue.core.steps import NOTE
 from actionqueue.core.submission import KnownRun, KnownTask, RareFields, RetryRun, Submit, TaskImage
 from actionqueue.engine.work import Ended
 from actionqueue.store.codec import digest
@@ -136,7 +137,8 @@ def _known_run(reader: Reader, run_id: bytes) -> KnownRun | None:
     )  # fmt: skip
     token = row[20] or run_id
     chain = [each for each in reader.runs_of(row[1]) if (each[20] or each[0]) == token]
-    known = KnownRun(run_id, row[4], token, image, row[6], _newest(chain)[0])
+    records = sum(kind != NOTE for _, _, kind, _, _ in reader.steps_of([token])[token])
+    known = KnownRun(run_id, row[4], token, image, row[6], _newest(chain)[0], records=records)
     if image.rare is not None and image.rare.depends is not None:
         known.outlooks = {each: task.outlook for each, task in _upstreams(reader, image.rare.depends.on).items()}
     return known

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from actionqueue.core.attempts import AttemptFinished
 from actionqueue.core.errors import ActionQueueError
 from actionqueue.core.machine import Command, Event
-from actionqueue.core.rows import Projection
+from actionqueue.core.rows import Projection, Row
 from actionqueue.core.spec import Depends
 from actionqueue.core.state import ErrorInfo, Output
 from actionqueue.engine.tickets import Ticket
@@ -67,6 +67,12 @@ class Turn(Struct):
     """By executor: attempts to hand over, as they were when they were decided."""
     unread: list[Assignment] = field(default_factory=list)
     """Those of them whose arguments have left memory, and are read first."""
+    unrecorded: list[Assignment] = field(default_factory=list)
+    """Those of them whose chains have records, which are read first."""
+    steps: list[Row] = field(default_factory=list)
+    """Rows of records, written with the events that tell of them."""
+    dropped_steps: list[bytes] = field(default_factory=list)
+    """Chains whose records go."""
     joining: list[Joining] = field(default_factory=list)
     """Those of them that take the results of other tasks, which are read then."""
     stops: list[tuple[str, bytes, str, bool]] = field(default_factory=list)

@@ -25,11 +25,12 @@ from actionqueue.core.rows import project
 from actionqueue.core.schedules import OccurrencesSkipped, PutSchedule, ScheduleRetired
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import FIRST_TERMINAL, NO_EXTRA, RETRY_WAIT, RUNNING, Outcome, Run
+from actionqueue.core.steps import RecordStep
 from actionqueue.core.submission import Submit, TaskSubmitted
 from actionqueue.engine.stopping import Stopping
-from actionqueue.engine.tickets import Ticket
+from actionqueue.engine.tickets import CallTicket, Ticket
 from actionqueue.engine.work import Ended, Joining, Post, Turn
-from actionqueue.executors.port import Assignment, Called, Report, Runnable
+from actionqueue.executors.port import Asked, Assignment, Called, Report, Runnable
 from actionqueue.store.codec import encode_equipment, encode_slots, summary_of
 
 POSTS_PER_STEP_MAX = 256
@@ -49,7 +50,7 @@ class Writer:
     def __init__(self, machine: Machine, next_id: Callable[[int], bytes], *, stop_grace_us: int) -> None:
         self.machine = machine
         self.mailbox: deque[Post | Report] = deque()
-        """Commands, and what executors report (as it is: there is nobody to answer)."""
+        """Commands, and what executors report (as it is: mostly there is nobody to answer)."""
         self.runnables: Mapping[str, tuple[Runnable, str, AttemptTerms]] = {}
         self.tell_calls: frozenset[str] = frozenset()
         """Executors that say when they call a handler; elsewhere the clock of a timeout starts with the attempt."""
@@ -100,6 +101,8 @@ class Writer:
                 self._handle(Post(post), now, turn)
             elif type(post) is Called:
                 self._called(post, now)
+            elif type(post) is Asked:
+                self._handle(Post(post.command, CallTicket(post.settle)), now, turn)
             else:
                 self._in_hand = post  # type: ignore[assignment]  # the last of four kinds
                 self._handle(post, now, turn)  # type: ignore[arg-type]
@@ -116,8 +119,20 @@ class Writer:
             self._more_due = machine.fire_due(now, self._next_id, events)
             if len(events) > started_from:
                 self._note_starts(events, started_from, turn)
-        if len(turn.events) > first and self._touched_at is None:
-            self._touched_at = now
+        if len(turn.events) > first:
+            self._take_records(turn)
+            if self._touched_at is None:
+                self._touched_at = now
+
+    def _take_records(self, turn: Turn) -> None:
+        """The rows of ``steps`` that follow from the events of this turn are written with them."""
+        state = self.machine.state
+        if state.records:
+            turn.steps += state.records
+            state.records.clear()
+        if state.forgotten:
+            turn.dropped_steps += state.forgotten
+            state.forgotten.clear()
 
     def _handle(self, post: Post, now: int, turn: Turn) -> None:
         command = post.command
@@ -210,6 +225,9 @@ class Writer:
         command = post.command
         if isinstance(command, Submit | PutSchedule | Declare):
             self._keep_payloads(command.items, events, turn)
+        elif type(command) is RecordStep:
+            token = machine.state.runs[command.run_id].token
+            turn.steps.append((token, command.name, command.kind, now, command.body))
         elif type(command) is Prune:
             turn.pruned_tasks += command.task_ids
             recent, seq = machine.state.recent, machine.state.last_seq
@@ -247,6 +265,7 @@ class Writer:
     def _note_starts(self, events: list[Any], first: int, turn: Turn) -> None:
         state = self.machine.state
         runs, starts, payloads, stopping = state.runs, turn.starts, self._payloads, self.stopping
+        recorded = state.recorded
         runnables, tell_calls = self.runnables, self.tell_calls
         for n in range(first, len(events)):
             event = events[n]
@@ -267,6 +286,8 @@ class Writer:
             )  # fmt: skip
             if payload is None:
                 turn.unread.append(assignment)
+            if recorded and run.token in recorded:
+                turn.unrecorded.append(assignment)
             depends = task.extra.depends
             if depends is not None and depends.outputs:
                 lately = {each: state.results[each] for each in depends.on if each in state.results}

@@ -22,6 +22,7 @@ import contextlib
 import contextvars
 import ctypes
 import faulthandler
+import itertools
 import logging
 import os
 import resource
@@ -31,12 +32,15 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, cast
 
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.errors import ActionQueueError, NotRunning, error_kinds
 from actionqueue.core.state import Outcome
+from actionqueue.core.steps import RecordStep
 from actionqueue.executors import endings, frames, logs
 from actionqueue.executors.locators import NotImportable, Resolver
 from actionqueue.executors.port import STOP_CANCEL, Assignment, AttemptControl, Runnable, current_attempt
@@ -100,6 +104,9 @@ class Worker:
         self._resolver = Resolver(None, None)
         self._runner: asyncio.Runner | None = None
         self._keeper: ResourceKeeper | None = None
+        self._asked: dict[int, Callable[[Any], None]] = {}
+        """Who waits for an answer of the parent, by its number."""
+        self._numbers = itertools.count(1)
 
     # --- main thread ------------------------------------------------------------------------------------------------
 
@@ -115,7 +122,7 @@ class Worker:
             self._send(frames.Begun(run.attempt_id))
             finish = self._attempt(control, run, came_s)
             self._check_fork()
-            control.emit = None
+            control.emit = control.ask = None
             self._current = None
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
@@ -245,12 +252,16 @@ class Worker:
     def _on_frame(self, frame: frames.ToChild) -> None:
         match frame:
             case frames.Run():
-                control = self._current = AttemptControl(_assignment(frame), self._emit)
+                control = self._current = AttemptControl(_assignment(frame), self._emit, self._ask)
                 self._jobs.put((control, frame, time.monotonic()))
             case frames.Stop():
                 current = self._current
                 if current is not None and current.assignment.attempt_id == frame.attempt_id:
                     current.request_stop(frame.reason)
+            case frames.Answered():
+                settle = self._asked.pop(frame.number, None)
+                if settle is not None:
+                    settle(_reply_of(frame))
             case frames.Quit():
                 self._jobs.put(None)
             case frames.Init():
@@ -274,6 +285,14 @@ class Worker:
     def _emit(self, progress: Progress) -> None:
         if os.getpid() == self._pid:
             self._send(frames.Reported(progress))
+
+    def _ask(self, command: RecordStep, settle: Callable[[Any], None]) -> None:
+        if os.getpid() != self._pid:
+            settle(NotRunning("a copy of the worker process records nothing"))
+            return
+        number = next(self._numbers)
+        self._asked[number] = settle
+        self._send(frames.Asks(number, command))
 
     def _send_end(self, end: frames.Ended) -> None:
         try:
@@ -341,7 +360,15 @@ def _assignment(run: frames.Run) -> Assignment:
     return Assignment(
         run.run_id, run.attempt_id, run.fence, run.task_id, unknown_yet, run.payload, run.attempt_number,
         run.failure_count, run.max_attempts, run.token, run.scheduled_at, run.started_at, run.timeout_us, run.metadata,
+        records=run.records,
     )  # fmt: skip
+
+
+def _reply_of(frame: frames.Answered) -> Any:
+    if frame.problem is None:
+        return None
+    code, message, facts = frame.problem
+    return error_kinds().get(code, ActionQueueError)(message, **facts)
 
 
 def _rss_bytes() -> int:

@@ -13,12 +13,14 @@ import logging
 import selectors
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from actionqueue.core.attempts import Finish
+from actionqueue.core.errors import ActionQueueError, NotRunning
 from actionqueue.executors import endings, frames
-from actionqueue.executors.port import STOP_DRAIN, Assignment, AttemptControl, Called, Report
+from actionqueue.executors.port import STOP_DRAIN, Asked, Assignment, AttemptControl, Called, Report
 from actionqueue.executors.process import WorkerProcess
 
 HANDOVERS_MAX = 3
@@ -84,6 +86,8 @@ class Crew:
     ) -> None:
         self.workers: set[Worker] = set()
         self.reports: list[Report] = []
+        self.later: Callable[..., None] = _nobody
+        """Has something called on the executor's thread, with arguments; from any thread. The executor's."""
         self._name = name
         self._limits = limits
         self._live = live
@@ -259,6 +263,8 @@ class Crew:
             case frames.Reported():
                 if frame.progress.attempt_id in self._live:
                     self.reports.append(frame.progress)
+            case frames.Asks():
+                self._on_asks(worker, frame)
             case frames.Ended():
                 self._on_ended(worker, frame)
 
@@ -284,6 +290,27 @@ class Crew:
             worker.kill_at = None
         if a.attempt_id in self._live:
             self.reports.append(Called(a.run_id, a.attempt_id, a.fence))
+
+    def _on_asks(self, worker: Worker, frame: frames.Asks) -> None:
+        if frame.command.attempt_id not in self._live:
+            self.answer(worker, frame.number, NotRunning("this attempt was given up; nothing is recorded for it"))
+            return
+        later = self.later
+
+        def settle(reply: Any) -> None:
+            later(self.answer, worker, frame.number, reply)
+
+        self.reports.append(Asked(frame.command, settle))
+
+    def answer(self, worker: Worker, number: int, reply: Any) -> None:
+        """Tell a worker what became of what it asked."""
+        if worker not in self.workers:
+            return
+        problem = None
+        if isinstance(reply, ActionQueueError):
+            facts = {name: each if isinstance(each, int) else str(each) for name, each in reply.facts.items()}
+            problem = (reply.code, reply.message, facts)
+        self._send(worker, frames.Answered(number, problem))
 
     def _on_ended(self, worker: Worker, end: frames.Ended) -> None:
         item = worker.item
@@ -378,10 +405,14 @@ class Crew:
             self._selector.unregister(source)
 
 
+def _nobody(*args: Any) -> None:
+    raise AssertionError("supplied by the executor")
+
+
 def _run_frame(item: Held) -> frames.Run:
     a = item.assignment
     return frames.Run(
         a.runnable.locator, a.runnable.name, a.run_id, a.attempt_id, a.fence, a.task_id, a.payload, a.attempt_number,
         a.failure_count, a.max_attempts, a.token, a.scheduled_at, a.started_at, a.timeout_us, a.metadata,
-        int((time.monotonic() - item.taken_s) * 1e6),
+        int((time.monotonic() - item.taken_s) * 1e6), a.records,
     )  # fmt: skip

@@ -9,6 +9,8 @@ returned more than ``result_bytes_max``     failed, terminal, reason ``result_to
 raised ``TerminalFailure``, ``no_retry_on``  failed, terminal
 raised ``RetryAfter(delay)``                failed, tried again after that delay
 raised ``Snooze(delay)``                    snoozed
+waits (``sleep``, ``receive``)              awaiting
+asked for a record of another kind          failed, terminal, reason ``step_mismatch``
 returned after swallowing one of those      failed, terminal, reason ``swallowed_control``
 raised anything else                        failed
 ended without a value while being stopped   the outcome it was being stopped for
@@ -19,20 +21,27 @@ could not decode its stored arguments       interrupted, reason ``arguments``
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import traceback as tracebacks
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
+from msgspec import json
+
 from actionqueue.core.attempts import MISFIT, Finish
+from actionqueue.core.awaiting import WaitAsked
+from actionqueue.core.ids import RunId
 from actionqueue.core.state import ErrorInfo, Outcome, Output
+from actionqueue.core.steps import NOTE, UNASKED
 from actionqueue.executors.port import (
     STOP_CANCEL,
     STOP_DRAIN,
     STOP_TIMEOUT,
     Assignment,
     AttemptControl,
+    Record,
 )
 from actionqueue.executors.texts import cut, cut_front
 
@@ -44,6 +53,9 @@ TRACEBACK_CHARACTERS_MAX = 16_000
 """A traceback; what is longer is cut at its front."""
 TRACEBACK_FRAMES_MAX = 100
 CAUSES_MAX = 20
+UNASKED_TOLD_MAX = 100
+
+log = logging.getLogger("actionqueue")
 
 _EXECUTORS = Path(__file__).parent
 _OUR_FOLDERS = (_EXECUTORS, _EXECUTORS.parent)
@@ -82,6 +94,18 @@ class Snooze(ControlException):
     def __init__(self, delay_us: int, message: str = "") -> None:
         super().__init__(message or f"snooze {delay_us / 1e6:g} s")
         self.delay_us = delay_us
+
+
+class Waiting(ControlException):
+    """What a wait raises: the attempt ends, and the handler is run again when the wait is over."""
+
+    def __init__(self, asked: WaitAsked) -> None:
+        super().__init__(f"waits for {asked.name}")
+        self.asked = asked
+
+
+class StepMismatch(ControlException):
+    """A recorded step or wait is of another kind than the code asks for: the run fails for good."""
 
 
 class StopRequested(ControlException):
@@ -156,7 +180,22 @@ def returned(control: AttemptControl, value: object) -> Finish:
                 message = f"the result takes {len(body)} bytes; result_bytes_max is {a.runnable.result_bytes_max}"
                 return failed(a, "result_too_large", message, terminal=True)
             output = Output(blake2b(body, digest_size=16).digest(), len(body))
+    if a.records:
+        _note_unasked(control, a.records)
     return Finish(a.run_id, a.attempt_id, a.fence, Outcome.COMPLETED, body, output)
+
+
+def _note_unasked(control: AttemptControl, records: list[Record]) -> None:
+    """Say of what is recorded that the code did not ask for it: it has changed since, or takes another way."""
+    from actionqueue.executors.memory import memory_of, record_of
+
+    asked = memory_of(control).asked
+    names = [name for name, kind, _ in records if kind != NOTE and name not in asked and not name.startswith("\0")]
+    if names and control.ask is not None:
+        log.warning("run %s completed without asking for what it had recorded: %s",
+                    RunId(bytes=control.assignment.run_id), ", ".join(names[:UNASKED_TOLD_MAX]))  # fmt: skip
+        body = json.encode(names[:UNASKED_TOLD_MAX])
+        control.ask(record_of(control, UNASKED, NOTE, body), lambda reply: None)
 
 
 def raised(control: AttemptControl, error: BaseException) -> Finish:
@@ -169,6 +208,12 @@ def raised(control: AttemptControl, error: BaseException) -> Finish:
     match error:
         case Snooze():
             return _report(a, Outcome.SNOOZED, delay_us=error.delay_us)
+        case Waiting():
+            finish = _report(a, Outcome.AWAITING)
+            finish.wait = error.asked
+            return finish
+        case StepMismatch():
+            return failed(a, "step_mismatch", str(error), terminal=True)
         case RetryAfter():
             return _report(a, Outcome.FAILED, error=describe(error), delay_us=error.delay_us)
         case _:

@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.steps import RecordStep
+from actionqueue.executors.port import Record
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 """What is sent at once between the engine and a worker process: arguments, or a result."""
 
@@ -54,6 +56,7 @@ class Run(Struct, array_like=True, tag="run"):
     metadata: dict[str, Any] | None = None
     waited_us: int = 0
     """How long it waited for this process."""
+    records: list[Record] | None = None
 
 
 class Stop(Struct, array_like=True, tag="stop"):
@@ -61,6 +64,13 @@ class Stop(Struct, array_like=True, tag="stop"):
 
     attempt_id: bytes
     reason: str
+
+
+class Answered(Struct, array_like=True, tag="answered"):
+    """To a child: what it asked is durable, or (``problem``: code, message, facts that are texts or numbers) refused."""
+
+    number: int
+    problem: tuple[str, str, dict[str, str | int]] | None = None
 
 
 class Quit(Struct, array_like=True, tag="quit"):
@@ -100,8 +110,15 @@ class Reported(Struct, array_like=True, tag="reported"):
     progress: Progress
 
 
-ToChild = Init | Run | Stop | Quit
-ToParent = Ready | Begun | Called | Ended | Reported
+class Asks(Struct, array_like=True, tag="asks"):
+    """From a child: something to be recorded. Answered under the same number."""
+
+    number: int
+    command: RecordStep
+
+
+ToChild = Init | Run | Stop | Answered | Quit
+ToParent = Ready | Begun | Called | Ended | Reported | Asks
 
 to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
 to_parent: msgspec.msgpack.Decoder[ToParent] = msgspec.msgpack.Decoder(ToParent)

@@ -27,11 +27,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.steps import RecordStep
 from actionqueue.executors import endings
 from actionqueue.executors.daemons import DaemonPool
 from actionqueue.executors.port import (
     STOP_CANCEL,
     STOP_DRAIN,
+    Ask,
+    Asked,
     Assignment,
     AttemptControl,
     Report,
@@ -56,8 +59,8 @@ class _Live(AttemptControl):
 
     __slots__ = ("cancel_sent", "started", "task")
 
-    def __init__(self, assignment: Assignment, emit: Callable[[Progress], None]) -> None:
-        super().__init__(assignment, emit)
+    def __init__(self, assignment: Assignment, emit: Callable[[Progress], None], ask: Ask) -> None:
+        super().__init__(assignment, emit, ask)
         self.task: asyncio.Task[None] | None = None
         self.started = False
         self.cancel_sent = False
@@ -116,8 +119,8 @@ class AsyncExecutor:
 
     def start(self, assignments: Sequence[Assignment]) -> None:
         """Run these; one wake-up of the loop for all of them."""
-        emit = self._emit
-        batch = [_Live(assignment, emit) for assignment in assignments]
+        emit, ask = self._emit, self._ask
+        batch = [_Live(assignment, emit, ask) for assignment in assignments]
         live = self._live
         for item in batch:
             live[item.assignment.attempt_id] = item
@@ -137,7 +140,7 @@ class AsyncExecutor:
         """Report nothing of it any more. Its task is kept (asyncio holds tasks weakly) until it ends."""
         item = self._live.pop(attempt_id, None)
         if item is not None:
-            item.emit = None
+            item.emit = item.ask = None
             item.request_stop(STOP_CANCEL)
             self._on_loop(self._estrange, item)
 
@@ -332,6 +335,9 @@ class AsyncExecutor:
 
     def _emit(self, progress: Progress) -> None:
         self._sink((progress,))
+
+    def _ask(self, command: RecordStep, settle: Callable[[Any], None]) -> None:
+        self._sink((Asked(command, settle),))
 
     def _refuse(self, batch: list[_Live]) -> None:
         """Their code never started; they are neither failed nor lost."""

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.steps import RecordStep
 from actionqueue.executors.texts import cut
 
 PROGRESS_COUNT_MAX = 2**63
@@ -64,6 +65,10 @@ class Misfit(Exception):
     """The stored arguments do not fit the handler that is registered now."""
 
 
+Record = tuple[str, str, bytes]
+"""(name, kind, body) of something a retry chain has recorded."""
+
+
 class Assignment(Struct):
     """One attempt to run."""
 
@@ -82,19 +87,52 @@ class Assignment(Struct):
     timeout_us: int | None = None
     metadata: dict[str, Any] | None = None
     payload_digest: bytes = b""
+    records: list[Record] | None = None
+    """What earlier attempts of the retry chain have recorded: results of steps, waits that are over."""
+
+
+Ask = Callable[[RecordStep, Callable[[Any], None]], None]
+"""Sends a command; the second is called with its reply once it is durable, or with the refusal, from any thread."""
 
 
 class AttemptControl:
     """The line between a running attempt and whoever wants it stopped; shared with the handler's context."""
 
-    __slots__ = ("assignment", "canceled", "emit", "late_us", "misused", "reason", "resources", "stop_hooks")
+    __slots__ = (
+        "ask",
+        "assignment",
+        "canceled",
+        "emit",
+        "is_alone",
+        "late_us",
+        "memory",
+        "misused",
+        "pump",
+        "reason",
+        "resources",
+        "stop_hooks",
+    )  # fmt: skip
 
-    def __init__(self, assignment: Assignment, emit: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        emit: Callable[[Progress], None] | None = None,
+        ask: Ask | None = None,
+    ) -> None:
         self.assignment = assignment
         self.canceled = False
         self.reason: str | None = None
         self.misused: str | None = None
-        """Set when a control exception was raised (Snooze, RetryAfter); a handler that swallows it is found out."""
+        """Set when a control exception was raised (Snooze, RetryAfter, a wait); a handler that swallows it is found
+        out."""
+        self.ask = ask
+        """Has something recorded; None where nothing can be (any more)."""
+        self.is_alone = False
+        """No engine stands behind it: steps are done, and recorded nowhere."""
+        self.pump: Callable[[], None] | None = None
+        """Where no other thread answers: called to have what was asked answered."""
+        self.memory: Any = None
+        """What was recorded and asked for, while the handler has steps or waits (``executors/memory.py``)."""
         self.late_us = 0
         """How long after its start the handler was called, where its timeout counts from the call."""
         self.emit = emit
@@ -137,7 +175,14 @@ class Called(Struct):
     fence: int
 
 
-Report = Finish | Progress | Called
+class Asked(Struct):
+    """A command of an attempt's handler, and who is told the reply once it is durable (or the refusal), from any thread."""
+
+    command: RecordStep
+    settle: Callable[[Any], None]
+
+
+Report = Finish | Progress | Called | Asked
 Sink = Callable[[Sequence[Report]], None]
 
 

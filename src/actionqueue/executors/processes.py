@@ -132,6 +132,7 @@ class ProcessExecutor:
         self._wake.settimeout(0)
         selector.register(ours, selectors.EVENT_READ, None)
         crew = self._crew = Crew(self.name, self._limits, self._live, selector)
+        crew.later = self._command
         name = f"actionqueue-{self.name}"
         self._thread = threading.Thread(target=self._serve, args=(crew, selector, ours), name=name, daemon=True)
         self._thread.start()

@@ -18,12 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from typing import Any
 
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.steps import RecordStep
 from actionqueue.executors import endings
 from actionqueue.executors.port import (
     STOP_CANCEL,
     STOP_DRAIN,
+    Ask,
+    Asked,
     Assignment,
     AttemptControl,
     Report,
@@ -42,8 +46,8 @@ class _Live(AttemptControl):
 
     __slots__ = ("worker",)
 
-    def __init__(self, assignment: Assignment, emit: Callable[[Progress], None]) -> None:
-        super().__init__(assignment, emit)
+    def __init__(self, assignment: Assignment, emit: Callable[[Progress], None], ask: Ask) -> None:
+        super().__init__(assignment, emit, ask)
         self.worker: _Worker | None = None
 
 
@@ -89,8 +93,8 @@ class ThreadExecutor:
 
     def start(self, assignments: Sequence[Assignment]) -> None:
         """Run these, each in a thread of its own for the time being."""
-        emit, live, put = self._emit, self._live, self._jobs.put
-        batch = [_Live(assignment, emit) for assignment in assignments]
+        emit, ask, live, put = self._emit, self._ask, self._live, self._jobs.put
+        batch = [_Live(assignment, emit, ask) for assignment in assignments]
         for item in batch:
             live[item.assignment.attempt_id] = item
         if self._closing or not self._staff():
@@ -110,7 +114,7 @@ class ThreadExecutor:
         item = self._live.pop(attempt_id, None)
         if item is None:
             return
-        item.emit = None
+        item.emit = item.ask = None
         item.request_stop(STOP_CANCEL)  # nobody waits for it, but it may end all the same
         with self._guard:
             worker = item.worker
@@ -206,6 +210,9 @@ class ThreadExecutor:
 
     def _emit(self, progress: Progress) -> None:
         self._sink((progress,))
+
+    def _ask(self, command: RecordStep, settle: Callable[[Any], None]) -> None:
+        self._sink((Asked(command, settle),))
 
 
 def _run(item: _Live, resources: Callable[[], object] | None) -> Finish:

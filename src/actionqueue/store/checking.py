@@ -42,7 +42,7 @@ def problems(path: Path) -> Iterator[str]:
 
 def _problems_of_rows(scan: Scan) -> Iterator[str]:
     found: list[str] = []
-    for table in ("meta", "facts", "entries", "attempts", "replies"):
+    for table in ("meta", "facts", "entries", "steps", "attempts", "replies"):
         for _ in _sound(scan, table, found):
             pass
         yield from found

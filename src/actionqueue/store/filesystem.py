@@ -28,7 +28,7 @@ from actionqueue.core.errors import NetworkFileSystem, NotAStore, StoreTooNew, S
 
 APPLICATION_ID = 0x41515545
 """``AQUE``, in the header of every store (``PRAGMA application_id``), set no later than its first table."""
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest store format this version reads (``PRAGMA user_version``)."""
 
 _MAGIC_BYTES = 16

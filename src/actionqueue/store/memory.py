@@ -60,6 +60,7 @@ class _Tables(Struct):
     runs_by_task: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
     attempts: dict[bytes, dict[int, Row]] = field(default_factory=dict)
     tags: set[tuple[str, bytes]] = field(default_factory=set)
+    steps: dict[bytes, dict[str, Row]] = field(default_factory=dict)
 
     @property
     def last_seq(self) -> int:
@@ -190,6 +191,7 @@ class MemoryStore:
                     [(*names, body) for names, body in tables.entries.items()],
                 ),
                 [(id, body, expires_at) for id, (body, expires_at) in tables.replies.items()],
+                steps=[row for rows in tables.steps.values() for row in rows.values()],
             )
             commits, anchor = list(tables.commits), tables.anchor
         write_tables(Path(target), tables.store_id, tables.epoch, commits, anchor, batch)
@@ -208,6 +210,10 @@ def _write(tables: _Tables, batch: Batch) -> None:
         tables.commits.append(batch.commit)
     for id, body in batch.blobs:
         tables.blobs.setdefault(id, body)
+    for run_id in batch.dropped_steps:
+        tables.steps.pop(run_id, None)
+    for row in batch.steps:
+        tables.steps.setdefault(row[0], {})[row[1]] = row
     if batch.projection is not None:
         _write_projection(tables, batch.projection)
     for id, reply, expires_at in batch.replies:
@@ -243,6 +249,7 @@ def _delete_task(tables: _Tables, task_id: bytes) -> None:
         del tables.runs[run_id]
         tables.attempts.pop(run_id, None)
         tables.blobs.pop(run_id, None)
+        tables.steps.pop(run_id, None)
     tables.tags = {pair for pair in tables.tags if pair[1] not in runs}
     tables.entries.pop((ENDED_ENTRIES, task_id.hex()), None)
     tables.blobs.pop(task_id, None)
@@ -319,6 +326,12 @@ class MemoryReader:
             found = [id for id in rows if id.hex().endswith(digits)]
         return sorted(found, reverse=True)[:SUFFIX_MATCHES_MAX]
 
+    def steps_of(self, run_ids: Sequence[bytes]) -> dict[bytes, list[Row]]:
+        """(run id, name, kind, at, body) of what each of these retry chains recorded, by instant and name."""
+        with self._turn:
+            steps = self._tables.steps
+            return {id: sorted(steps.get(id, {}).values(), key=lambda row: (row[3], row[1])) for id in run_ids}
+
     def blobs(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Payloads by task id, results by run id; those that exist."""
         with self._turn:
@@ -382,6 +395,7 @@ def _scanned(tables: _Tables) -> dict[str, list[Row]]:
         "runs": [row for _, row in sorted(tables.runs.items())],
         "attempts": [row for _, rows in sorted(tables.attempts.items()) for _, row in sorted(rows.items())],
         "run_tags": sorted(tables.tags),
+        "steps": [sealed(row) for _, rows in sorted(tables.steps.items()) for _, row in sorted(rows.items())],
         "blobs": sorted(tables.blobs.items()),
         "replies": [sealed((id, *reply)) for id, reply in sorted(tables.replies.items())],
         "anchors": [] if anchor is None else [sealed((anchor.seq, anchor.hash, anchor.at))],

@@ -1,9 +1,9 @@
 """The port: what the engine asks of a store. One conformance suite runs against every implementation.
 
-A store keeps five things: the **log** (one row per commit: its events as bytes, chained by hash), the **projection**
+A store keeps six things: the **log** (one row per commit: its events as bytes, chained by hash), the **projection**
 (tables of tasks, runs and attempts, exact as of ``projected_seq``), the **blobs** (payloads under the task's id,
-results under the run's), **replies** to commands that came through the inbox, and the **epoch** of the engine that may
-write. It never looks into an event.
+results under the run's), the **records** of retry chains (steps and waits that are over), **replies** to commands that
+came through the inbox, and the **epoch** of the engine that may write. It never looks into an event.
 
 Errors of ``commit`` say what is known of the outcome: ``StoreUnavailable`` means nothing was written (try again);
 ``CommitUnknown`` means it may have been; ``EpochLost`` means another engine has taken over and nothing was written.
@@ -48,7 +48,11 @@ class Batch(Struct):
     replies: list[tuple[bytes, bytes, int]] = []
     """(command id, encoded reply, expires at)"""
     pruned_tasks: list[bytes] = []
-    """Tasks to delete with their runs, attempts, tags and blobs."""
+    """Tasks to delete with their runs, attempts, tags, blobs and records."""
+    steps: list[Row] = []
+    """(run id, name, kind, at, body) of what retry chains record; a row of that name that is there is replaced."""
+    dropped_steps: list[bytes] = []
+    """Chains (ids of their first runs) whose records are forgotten, before any of ``steps`` is written."""
 
 
 class Opened(Struct, frozen=True):
@@ -145,6 +149,13 @@ class Reader(Protocol):
         """Ids of ``runs`` or ``tasks`` (``kind``) whose hex form ends so, newest first, at most 20.
 
         Six digits or more, else ``InvalidSubmission``. Searched are at least the live ones and the newest million.
+        """
+        ...
+
+    def steps_of(self, run_ids: Sequence[bytes]) -> dict[bytes, list[Row]]:
+        """(run id, name, kind, at, body) of what each of these retry chains recorded, by instant and name.
+
+        A chain goes by the id of its first run.
         """
         ...
 

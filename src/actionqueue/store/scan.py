@@ -24,7 +24,7 @@ from actionqueue.core.rows import (
 )
 from actionqueue.store.sqlite_connection import translating
 from actionqueue.store.sqlite_log import ANCHOR_COLUMNS, COMMIT_COLUMNS, opened_commit
-from actionqueue.store.sqlite_rows import COLUMNS, groups_of
+from actionqueue.store.sqlite_rows import COLUMNS, groups_of, has_table
 
 SCANNED: dict[str, tuple[str, ...]] = {
     **COLUMNS,
@@ -45,6 +45,7 @@ _KEYS = {
     "anchors": ("seq",),
     "facts": ("name",),
     "entries": ("kind", "key"),
+    "steps": ("run_id", "name"),
     "meta": ("name",),
 }
 
@@ -97,8 +98,8 @@ class SQLiteScan:
         return _picked(self._all(table), table, columns)
 
     def _all(self, table: str) -> Iterator[Row]:
-        if table == "entries" and not self._stream_values("SELECT 1 FROM sqlite_schema WHERE name = ?", [table]):
-            return iter(())  # a store of format 1
+        if table in ("entries", "steps") and not has_table(self._connection, table):
+            return iter(())  # a store of an earlier format
         key = ", ".join(_KEYS.get(table, ("id",)))
         return self._opened(table, f"SELECT {', '.join(_WHOLE[table])} FROM {table} ORDER BY {key}")
 

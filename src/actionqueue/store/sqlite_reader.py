@@ -39,7 +39,7 @@ from actionqueue.store.sqlite_connection import (
     translating,
 )
 from actionqueue.store.sqlite_listing import ID_INFINITE, Statement, run_statements, skews_of, task_statements
-from actionqueue.store.sqlite_rows import all_entries, all_facts, all_meta, checked, columns_of, groups_of
+from actionqueue.store.sqlite_rows import all_entries, all_facts, all_meta, checked, columns_of, groups_of, steps_of
 
 SUFFIX_IDS_SEARCHED_MAX = 1_000_000
 """Of each state: the newest are searched. An index on the ends of ids would cost 30 bytes a run."""
@@ -254,6 +254,10 @@ class SQLiteReader:
             return sorted(found, reverse=True)[:SUFFIX_MATCHES_MAX]
 
         return self._ask(query)
+
+    def steps_of(self, run_ids: Sequence[bytes]) -> dict[bytes, list[Row]]:
+        """(run id, name, kind, at, body) of what each of these retry chains recorded, by instant and name."""
+        return self._ask(lambda connection: steps_of(connection, run_ids))
 
     def blobs(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Payloads by task id, results by run id; those that exist, unchecked: their rows have the digests."""

@@ -14,6 +14,7 @@ from actionqueue.core.rows import (
     ATTEMPT_COLUMNS,
     ENDED_ENTRIES,
     ENTRY_COLUMNS,
+    STEP_COLUMNS,
     STORED_RUN_COLUMNS,
     STORED_TASK_COLUMNS,
     TAG_COLUMNS,
@@ -37,6 +38,7 @@ COLUMNS = {
     "replies": ("id", "body", "expires_at", "crc"),
     "facts": ("name", "body", "crc"),
     "entries": ENTRY_COLUMNS,
+    "steps": STEP_COLUMNS,
     "meta": ("name", "value", "crc"),
 }
 
@@ -127,7 +129,7 @@ def all_entries(connection: sqlite3.Connection, kind: str | None = None) -> list
 
     ``ENDED_ENTRIES`` is history: it is kept with its tasks, and is nothing to open with.
     """
-    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone():
+    if not has_table(connection, "entries"):
         return []
     wanted = ("kind < ?", "kind > ?") if kind is None else ("kind = ?",)  # ranges: what has ended may be much
     rows: list[Row] = []
@@ -137,6 +139,28 @@ def all_entries(connection: sqlite3.Connection, kind: str | None = None) -> list
     for row in rows:
         check_row(row, "entries")
     return [row[:3] for row in rows]
+
+
+def steps_of(connection: sqlite3.Connection, run_ids: Sequence[bytes]) -> dict[bytes, list[Row]]:
+    """(run id, name, kind, at, body) of what these retry chains recorded, checked, in the order it was recorded.
+
+    Stores of the formats before 3 have none.
+    """
+    found: dict[bytes, list[Row]] = {id: [] for id in run_ids}
+    if not run_ids or not has_table(connection, "steps"):
+        return found
+    for marks, group in groups_of(run_ids):
+        rows = connection.execute(f"SELECT {columns_of('steps')} FROM steps WHERE run_id IN {marks}", group)
+        for row in checked(rows, "steps"):
+            found[row[0]].append(row[:-1])
+    for each in found.values():
+        each.sort(key=lambda row: (row[3], row[1]))
+    return found
+
+
+def has_table(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether there is such a table: stores of earlier formats lack some until an engine opens them."""
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None
 
 
 def columns_of(table: str, alias: str = "") -> str:

@@ -27,7 +27,7 @@ def create(connection: sqlite3.Connection, store_id: bytes) -> None:
 def upgrade(connection: sqlite3.Connection) -> None:
     """What a store of an earlier format lacks."""
     for statement in _statements():
-        if statement.startswith("CREATE TABLE entries"):
+        if statement.startswith(("CREATE TABLE entries", "CREATE TABLE steps")):
             connection.execute(statement.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1))
     connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
@@ -42,6 +42,10 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     """Everything of a batch but its commit."""
     if batch.blobs:
         insert(connection, "blobs", batch.blobs, "IGNORE")
+    for marks, chains in groups_of(batch.dropped_steps):
+        connection.execute(f"DELETE FROM steps WHERE run_id IN {marks}", chains)
+    if batch.steps:
+        insert(connection, "steps", [sealed(step) for step in batch.steps])
     projection = batch.projection
     if projection is not None:
         insert(connection, "tasks", projection.tasks)
@@ -67,13 +71,14 @@ def _write_entries(connection: sqlite3.Connection, entries: Sequence[Row]) -> No
 
 
 def _delete_tasks(connection: sqlite3.Connection, task_ids: Sequence[bytes]) -> None:
-    """Everything of these tasks: runs, attempts, tags, payloads and results, and what is kept of ended schedules."""
+    """Everything of these tasks: runs, attempts, tags, payloads, results, records, and what is kept of ended schedules."""
     for marks, tasks in groups_of(task_ids):
         rows = connection.execute(f"SELECT id FROM runs INDEXED BY runs_task WHERE task_id IN {marks}", tasks)
         for run_marks, runs in groups_of([row[0] for row in rows.fetchall()]):
             connection.execute(f"DELETE FROM attempts WHERE run_id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM run_tags WHERE run_id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM blobs WHERE id IN {run_marks}", runs)
+            connection.execute(f"DELETE FROM steps WHERE run_id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM runs WHERE id IN {run_marks}", runs)
         keys = [task_id.hex() for task_id in tasks]
         connection.execute(f"DELETE FROM entries WHERE kind = ? AND key IN {marks}", [ENDED_ENTRIES, *keys])

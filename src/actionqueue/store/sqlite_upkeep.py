@@ -83,6 +83,7 @@ class Upkeep:
         added = 2 * _PAGE_BYTES
         if batch.commit is not None:
             added += len(batch.commit.events) + sum(len(body) + 64 for _, body in batch.blobs)
+        added += sum(len(step[4]) + 128 for step in batch.steps)
         projection = batch.projection
         if projection is not None:
             added += 8 * _PAGE_BYTES + 500 * (len(projection.runs) + len(projection.tasks) + len(projection.attempts))

@@ -17,13 +17,14 @@ from actionqueue.core.explain import Explain
 from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.retry import Delays, Exponential
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.spec import NO_OPTIONS, PRIORITY_MAX, Submission, TaskOptions, check_count, validate
 from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.core.usage import ListLimits
 from actionqueue.store.codec import digest
 from actionqueue.testing import callers, depending, planning
-from actionqueue.testing.behaviour import HANDLERS, SECOND_US
+from actionqueue.testing.behaviour import HANDLERS, SECOND_US, SIGNAL_KEYS, SIGNALS
 from actionqueue.testing.faults import COMMIT_FAULTS
 
 if TYPE_CHECKING:
@@ -201,7 +202,9 @@ def retry(world: World, chance: Random) -> None:
         new_id = bytes(16) if chance.random() < 0.03 else world.ids.next(world.time.wall_us)
         at_us = -1 if chance.random() < 0.03 else chance.choice((None, None, world.time.wall_us + 3 * SECOND_US))
         world.witness.retries[new_id] = run_id
-        command = RetryRun(run_id, new_id, "someone", at_us=at_us, with_dependents=chance.random() < 0.4)
+        command = RetryRun(
+            run_id, new_id, "someone", at_us=at_us, with_dependents=chance.random() < 0.4, fresh=new_id[-1] % 4 == 0
+        )
         callers.send(world, command, chance)
 
 
@@ -329,6 +332,13 @@ def register(world: World, chance: Random) -> None:
 # --- time, faults, the ends of engines ------------------------------------------------------------------------------
 
 
+def signal(world: World, chance: Random) -> None:
+    """Someone sends a signal, now and then one that was sent before, or another under its id."""
+    id = f"signal {chance.randrange(12)}" if chance.random() < 0.4 else world.ids.next(world.time.wall_us).hex()
+    payload = b"%d" % chance.randrange(2)
+    callers.send(world, SendSignal(id, chance.choice(SIGNALS), chance.choice(SIGNAL_KEYS), payload, "someone"), chance)
+
+
 def pass_time(world: World, chance: Random) -> None:
     """Time passes, and everybody does what they do then."""
     world.pass_time(_PASSES_US[chance.randrange(len(_PASSES_US))])
@@ -388,6 +398,5 @@ ACTIONS: dict[str, Callable[[World, Random], Any]] = {
     "confirm_clock": confirm_clock, "prune": prune, "prune_log": prune_log, "prune_asked": prune_asked,
     "choose_prune": choose_prune, "register": register, "pass": pass_time, "jump": jump, "fault": fault,
     "read_fault": read_fault, "crash": crash, "restart": restart, "take_over": take_over, "second": second, "drain": drain,
-    "schedule": planning.submit, "of_schedule": planning.control,
-    "depend": depending.add,
+    "signal": signal, "schedule": planning.submit, "of_schedule": planning.control, "depend": depending.add,
 }  # fmt: skip

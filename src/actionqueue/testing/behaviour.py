@@ -25,6 +25,10 @@ class NotAgain(Exception):
     """What the simulated handlers list in ``no_retry_on``."""
 
 
+Durable = tuple[str, str, str | None, int | None]
+"""(``step``, ``sleep`` or ``receive``; the name; for ``receive`` ``signal:key``; how long at most, in microseconds)"""
+
+
 class Plan(Struct):
     """What one attempt does. ``duration_us`` None: it does not end by itself."""
 
@@ -37,6 +41,31 @@ class Plan(Struct):
     on_stop: str = "obey"
     """``obey`` ends when asked to stop, ``return`` too but with a value, ``clean_up`` by an error, ``ignore`` does not."""
     stop_us: int = 0
+    script: tuple[Durable, ...] = ()
+    """Steps and waits that it passes before it ends."""
+
+
+SIGNALS = ("go", "stop")
+SIGNAL_KEYS = (None, None, "k")
+_LIMITS_US = (None, None, 0, SECOND_US, 20 * SECOND_US)
+
+
+def script_of(seed: int, task: int) -> tuple[Durable, ...]:
+    """The steps and waits of a run: the same in all its attempts, and in its retries."""
+    chance = Random((seed * 1_000_003 + task) ^ 0x5C12)
+    if chance.random() < 0.7:
+        return ()
+    return tuple(_durable(chance, n) for n in range(1 + chance.randrange(4)))
+
+
+def _durable(chance: Random, n: int) -> Durable:
+    kind = chance.choice(("step", "step", "sleep", "receive", "receive"))
+    if kind == "sleep":
+        return kind, f"nap {n}", None, chance.choice((0, 1_000, SECOND_US, 20 * SECOND_US))
+    if kind == "step":
+        return kind, f"step {n}", None, None
+    key = chance.choice(SIGNAL_KEYS)
+    return kind, f"wait {n}", chance.choice(SIGNALS) + (f":{key}" if key else ""), chance.choice(_LIMITS_US)
 
 
 ENDINGS = (

@@ -23,6 +23,7 @@ class SimulatedContext(Context):
     def __init__(self, assignment: Assignment, resources: Any) -> None:
         self.reports: list[tuple[int, int | None, str]] = []
         super().__init__(AttemptControl(assignment, self._hear), resources)
+        self._control.is_alone = True
 
     def _hear(self, progress: Progress) -> None:
         self.reports.append((progress.done, progress.total, progress.message))

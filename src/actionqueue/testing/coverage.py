@@ -19,25 +19,25 @@ from actionqueue.testing.faults import COMMIT_FAULTS
 
 REACHED_MIN_PER_THOUSAND = 100
 
-_REMOTE, _WAITS, _BUDGETS = "remote workers", "waits and steps", "suspend, budgets"
+_REMOTE, _CHILDREN, _BUDGETS = "remote workers", "children", "suspend, budgets"
 
 _WAITING_EDGES = {
     "leased -> ready": _REMOTE, "leased -> canceled": _REMOTE, "running -> suspended": _BUDGETS,
-    "running -> awaiting": _WAITS, "retry_wait -> failed": "a deadline for retries", "suspended -> ready": _BUDGETS,
-    "suspended -> canceled": _BUDGETS, "awaiting -> ready": _WAITS, "awaiting -> failed": _WAITS,
-    "awaiting -> canceled": _WAITS,
+    "retry_wait -> failed": "a deadline for retries", "suspended -> ready": _BUDGETS,
+    "suspended -> canceled": _BUDGETS, "awaiting -> failed": _CHILDREN,
 }  # fmt: skip
-_WAITING_OUTCOMES = {"SUSPENDED": _BUDGETS, "AWAITING": _WAITS}
+_WAITING_OUTCOMES = {"SUSPENDED": _BUDGETS}
 
 RECOVERY = (
     "running: lost, tried again", "running: lost, failed past max_lost", "running: lost, failed by on_lost",
     "running, asked to stop: canceled", "drained, code stopped: interrupted", "drained, code not stopped: lost",
-    "retry_wait: unchanged", "scheduled: unchanged", "pauses: as before", "slots of queues: as before",
+    "retry_wait: unchanged", "scheduled: unchanged", "awaiting: unchanged",
+    "pauses: as before", "slots of queues: as before",
     "keys, rates: as before", "dependencies: as before",
 )  # fmt: skip
 """The rows of the documentation's table of recovery that can be met."""
 _WAITING_RECOVERY = {
-    "leased, never started": _REMOTE, "suspended: unchanged": _BUDGETS, "awaiting: unchanged": _WAITS,
+    "leased, never started": _REMOTE, "suspended: unchanged": _BUDGETS,
     "budgets, subscriptions: as before": "budgets",
     "pending cascades: as before": "none is ever pending: a cascade is part of the event that began it",
 }  # fmt: skip
@@ -46,6 +46,7 @@ REJECTIONS = (
     "already_terminal", "commit_unknown", "conflict", "dependency_cycle", "epoch_lost", "idempotency_conflict",
     "invalid_submission", "limit_exceeded",
     "not_found", "not_reschedulable", "not_retryable", "not_running", "overloaded", "payload_too_large",
+    "signal_conflict",
     "stale_report", "store_held", "store_unavailable", "unknown_run", "unknown_task",
 )  # fmt: skip
 """Codes that an engine, or the check before it, answers commands with."""

@@ -6,6 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from actionqueue.core import control
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.state import STATES
 from actionqueue.testing import planning
 from actionqueue.testing.behaviour import HANDLERS, SECOND_US
@@ -50,6 +51,7 @@ def _let_run(world: World) -> None:
         for scope, name in paused:  # also what was still in the inbox
             stepper.engine.post(control.Resume(scope, name, "the end"))
         planning.end_all(world)
+        _signal_all(world)
         world.act()
         stepper.read_inbox()
         world.act()
@@ -67,11 +69,22 @@ def _let_run(world: World) -> None:
     _verify(world)
 
 
+def _signal_all(world: World) -> None:
+    """Whoever waits for a signal is sent one."""
+    stepper = world.stepper
+    if stepper is None or stepper.engine.refusal() is not None:
+        return
+    for address in sorted(stepper.state.places.awaiting.waiting, key=str):
+        id = world.ids.next(world.time.wall_us).hex()
+        stepper.engine.post(SendSignal(id, *address))
+
+
 def _verify(world: World) -> None:
     reader = world.disk.memory.reader()
     report = verify(reader, name="the simulated store")
     for problem in report.problems:
         world.problem(f"verify: {problem.kind} {problem.place}: {problem.message}")
+    world.ledger.waits.account(reader.steps_of)
     for run_id, run in world.ledger.runs.items():
         row = reader.runs_by_id([run_id]).get(run_id)
         if (row is None) != run.is_pruned:

@@ -12,23 +12,35 @@ from heapq import heappop, heappush
 from random import Random
 
 from actionqueue.core.attempts import Finish
+from actionqueue.core.awaiting import SIGNAL, SLEEP, WaitAsked
+from actionqueue.core.errors import ActionQueueError
+from actionqueue.core.records import STEP
 from actionqueue.core.state import ErrorInfo
 from actionqueue.executors import endings
-from actionqueue.executors.port import Assignment, AttemptControl, Report, Sink
+from actionqueue.executors.memory import memory_of, record_of
+from actionqueue.executors.port import Asked, Assignment, AttemptControl, Report, Sink
 from actionqueue.testing.behaviour import Plan, outcome_of
 from actionqueue.testing.clock import VirtualTime
+
+_KINDS = {"step": STEP, "sleep": SLEEP, "receive": SIGNAL}
 
 
 class Running:
     """One attempt that runs."""
 
-    __slots__ = ("assignment", "control", "is_over", "plan")
+    __slots__ = ("assignment", "control", "is_over", "passed", "plan")
 
     def __init__(self, assignment: Assignment, plan: Plan, sink: Sink) -> None:
         self.assignment = assignment
-        self.control = AttemptControl(assignment, lambda progress: sink((progress,)))
+        self.control = AttemptControl(
+            assignment,
+            lambda progress: sink((progress,)),
+            lambda command, settle: sink((Asked(command, settle),)),
+        )
         self.plan = plan
         self.is_over = False
+        self.passed = 0
+        """How many steps and waits of its script are behind it."""
 
 
 class DrawnExecutor:
@@ -46,6 +58,7 @@ class DrawnExecutor:
         plan: Callable[[Assignment], Plan],
         on_start: Callable[[Assignment], None],
         on_report: Callable[[Report], None],
+        on_step: Callable[[Assignment, str], None],
     ) -> None:
         self.name = name
         self.slots = slots
@@ -57,6 +70,7 @@ class DrawnExecutor:
         self._plan = plan
         self._on_start = on_start
         self._on_report = on_report
+        self._on_step = on_step
         self._live: dict[bytes, Running] = {}
         self._agenda: list[tuple[int, int, str, Running]] = []
         self._serial = 0
@@ -131,8 +145,45 @@ class DrawnExecutor:
             _, _, what, running = heappop(self._agenda)
             if what == "progress":
                 running.control.report_progress(1, 2, "half way")
-            else:
+            elif what != "end" or self._passes(running):
                 self._end(what, running)
+
+    def _passes(self, running: Running) -> bool:
+        """Whether its script is behind it; else it waits for the record of a step, or has ended waiting."""
+        memory, script = memory_of(running.control), running.plan.script
+        while running.passed < len(script):
+            kind, name, address, limit_us = script[running.passed]
+            try:
+                if memory.recall(name, _KINDS[kind]) is not None:
+                    running.passed += 1
+                    continue
+                if kind == "step":
+                    self._do_step(running, name)
+                elif kind == "sleep":
+                    memory.wait(WaitAsked(SLEEP, name, limit_us))
+                else:
+                    signal, _, key = (address or "").partition(":")
+                    to = signal, key or None
+                    memory.wait(WaitAsked(SIGNAL, name, limit_us, *to, memory.served(to)))
+            except BaseException as error:
+                self._finish(running, endings.raised(running.control, error))
+            return False
+        return True
+
+    def _do_step(self, running: Running, name: str) -> None:
+        self._on_step(running.assignment, name)
+
+        def settle(reply: object) -> None:
+            if running.is_over:
+                return
+            if isinstance(reply, ActionQueueError):
+                self._finish(running, endings.raised(running.control, reply))
+            else:
+                running.passed += 1
+                self._at(0, "end", running)
+
+        assert running.control.ask is not None
+        running.control.ask(record_of(running.control, name, STEP, b'"done"'), settle)
 
     def calm_down(self) -> None:
         """The story is over: what runs returns now, and so does what starts from now on."""
@@ -145,9 +196,11 @@ class DrawnExecutor:
         heappush(self._agenda, (self._time.elapsed_us + in_us, self._serial, what, running))
 
     def _end(self, what: str, running: Running) -> None:
+        self._finish(running, self._report_of(what, running))
+
+    def _finish(self, running: Running, finish: Finish) -> None:
         running.is_over = True
         self._live.pop(running.assignment.attempt_id, None)
-        finish = self._report_of(what, running)
         finish.draw = self._chance.random()
         if finish.error is not None:  # a traceback holds paths and line numbers, which a story must not depend on
             finish.error = ErrorInfo(finish.error.kind, finish.error.message)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from actionqueue.core.attempts import Finish, Progress
+from actionqueue.core.steps import RecordStep
 from actionqueue.executors import endings
-from actionqueue.executors.port import Assignment, AttemptControl, Report, Sink, current_attempt
+from actionqueue.executors.port import Asked, Assignment, AttemptControl, Report, Sink, current_attempt
 from actionqueue.testing.virtual_loop import VirtualLoop
 
 Emit = Callable[[Progress], None]
@@ -36,6 +37,10 @@ class Surroundings(Protocol):
 
     async def watched(self, control: AttemptControl, handler: Callable[[], Any]) -> Any:
         """What an async handler returns; a simulation may end the process on its way."""
+        ...
+
+    def settle(self) -> None:
+        """Make the engine's moves, so that what a plain handler asked is answered."""
         ...
 
     def finished(self, control: AttemptControl) -> None:
@@ -71,6 +76,8 @@ class InlineExecutor:
         """Take note of these."""
         for assignment in assignments:
             control = self._around.control(assignment, lambda progress: self._sink((progress,)))
+            control.ask = self._ask
+            control.pump = self._around.settle
             self._live[assignment.attempt_id] = control
             self._waiting.append(control)
 
@@ -86,7 +93,9 @@ class InlineExecutor:
 
     def abandon(self, attempt_id: bytes) -> None:
         """Say nothing of it any more."""
-        self._live.pop(attempt_id, None)
+        control = self._live.pop(attempt_id, None)
+        if control is not None:
+            control.ask = None
         task = self._tasks.pop(attempt_id, None)
         if task is not None:
             task.cancel()
@@ -152,6 +161,9 @@ class InlineExecutor:
                 except BaseException as error:  # whatever it is, it is an outcome of the attempt
                     finish = endings.raised(control, error)
         self._report(control, finish)
+
+    def _ask(self, command: RecordStep, settle: Callable[[Any], None]) -> None:
+        self._sink((Asked(command, settle),))
 
     def _report(self, control: AttemptControl, finish: Finish) -> None:
         attempt_id = control.assignment.attempt_id

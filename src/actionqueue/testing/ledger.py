@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core import attempts, control, dependencies, epochs, schedules, submission
+from actionqueue.core import attempts, control, dependencies, epochs, schedules, signals, steps, submission, waits
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.state import Outcome
 from actionqueue.store.codec import decode_events
@@ -21,6 +21,7 @@ from actionqueue.store.port import Batch
 from actionqueue.testing.calendar import Calendar
 from actionqueue.testing.chart import Chart
 from actionqueue.testing.limit_book import LimitBook
+from actionqueue.testing.wait_book import WaitBook
 
 STATE_NAMES: tuple[str, ...] = (
     "scheduled", "ready", "leased", "running", "retry_wait", "suspended", "awaiting", "completed", "failed", "canceled",
@@ -99,6 +100,7 @@ class Ledger:
         """Whether deadlines to start are kept: not while the wall clock is in doubt."""
         self.limits = LimitBook()
         self.calendar = Calendar(self)
+        self.waits = WaitBook(self.problems)
         self.chart = Chart(self)
         self._capacity = capacity
         self._executor_of = executor_of
@@ -115,10 +117,12 @@ class Ledger:
             self.at = event.at
             _READ[type(event)](self, event)
             self.chart.settle()
+        self.waits.written(batch)
         self.chart.pruned(batch.pruned_tasks)
         for task_id in batch.pruned_tasks:
             for run_id in self.tasks.pop(task_id).runs:
                 self.runs[run_id].is_pruned = True
+                self.waits.pruned(run_id)
                 if self.runs[run_id].state not in ENDED:
                     self.problems.append(f"run {run_id.hex()} was pruned while it was {self.runs[run_id].state}")
 
@@ -186,6 +190,7 @@ class Ledger:
             self.problems.append(f"run {old.id.hex()} is retried while it is {old.state}")
         run = self._add(event.run_id, event.task_id, event.due_at, event.at, event.priority, old.token)
         run.retry_of = event.retry_of
+        self.waits.retried(event.token, event.records, fresh=event.fresh)
         if event.token != old.token:
             self.problems.append(f"run {run.id.hex()} does not carry the token of its chain")
         self.chart.added(event, run)
@@ -290,6 +295,8 @@ class Ledger:
         run.lost_in_a_row = run.lost_in_a_row + 1 if outcome is Outcome.LOST else 0
         run.is_misfit = event.reason == attempts.MISFIT
         run.is_canceled |= event.abandoned and bool(event.by)
+        if to == "awaiting":
+            self.waits.began(run.id, event.wait, event.at)
         expected = self._expected(run, outcome)
         if to not in expected:
             self.problems.append(
@@ -317,7 +324,18 @@ class Ledger:
         if outcome is Outcome.LOST:
             is_last = run.losses > run.terms.max_lost or run.terms.fails_when_lost(run.facts.max_attempts)
             return ("failed",) if is_last else ("retry_wait",)
-        return ("retry_wait",)
+        return ("awaiting",) if outcome is Outcome.AWAITING else ("retry_wait",)
+
+    def wait_ended(self, event: waits.WaitsEnded) -> None:
+        """Runs that waited are Ready."""
+        self.waits.ended(event, lambda run_id: self.runs[run_id].token)
+        for run_id in event.run_ids:
+            run = self.runs[run_id]
+            if run.state != "awaiting":
+                self.problems.append(f"run {run_id.hex()} is woken while it is {run.state}")
+            self.move(run, "ready")
+            self._orders += 1
+            run.order = self._orders
 
     def canceled(self, event: control.RunCanceled) -> None:
         """What waited ended."""
@@ -373,7 +391,7 @@ class Ledger:
         self.calendar.wall_is(event.wall_shift)
         for run in self.live.values():
             run.is_misfit = False
-            if run.state in ("scheduled", "retry_wait"):
+            if run.state in ("scheduled", "retry_wait", "awaiting"):
                 self.recovered.append(f"{run.state}: unchanged")
         if any(run.facts.queue in self._capacity for run in self.live.values()):
             self.recovered.append("slots of queues: as before")
@@ -400,6 +418,7 @@ class Ledger:
         self.limits.moved(run.id, run.task, run.state, to, ended=to in ENDED)
         run.state = to
         if to in ENDED:
+            self.waits.left(run.id)
             self.live.pop(run.id, None)
             self._lift_pause(run.task)
 
@@ -445,4 +464,8 @@ _READ: dict[type, Callable[[Ledger, Any], None]] = {
     epochs.WallMoved: lambda ledger, event: ledger.calendar.wall_is(event.wall_shift),
     epochs.HandlersDeclared: Ledger.pass_over,
     epochs.TasksPruned: Ledger.pass_over,
+    steps.StepRecorded: lambda ledger, event: ledger.waits.stepped(event, ledger.runs[event.run_id].token),
+    waits.WaitsEnded: Ledger.wait_ended,
+    signals.SignalKept: lambda ledger, event: ledger.waits.signaled(event, ledger.seq),
+    signals.SignalsExpired: lambda ledger, event: ledger.waits.expired(event),
 }

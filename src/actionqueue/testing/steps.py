@@ -28,7 +28,7 @@ WEIGHTS = {
     "reschedule": 4, "reprioritize": 5, "pause": 3, "resume": 4, "report": 3, "await": 2, "read": 2, "declare": 1,
     "touch": 1, "confirm_clock": 1, "prune": 1, "prune_log": 1, "prune_asked": 1, "choose_prune": 4, "register": 2,
     "pass": 24, "jump": 1, "fault": 6, "read_fault": 2, "crash": 3, "restart": 3, "take_over": 2, "second": 1,
-    "drain": 3, "schedule": 6, "of_schedule": 5, "depend": 4,
+    "drain": 3, "signal": 14, "schedule": 6, "of_schedule": 5, "depend": 4,
 }  # fmt: skip
 """How often each kind is drawn."""
 

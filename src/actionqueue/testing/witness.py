@@ -18,6 +18,7 @@ from actionqueue.core.explain import Explain, Explanation
 from actionqueue.core.ids import derived_id
 from actionqueue.core.plain import parsed
 from actionqueue.core.schedules import PutSchedule
+from actionqueue.core.signals import SendSignal
 from actionqueue.core.spec import Submission
 from actionqueue.core.state import FIRST_TERMINAL
 from actionqueue.core.submission import RetryRun, Submit
@@ -96,6 +97,9 @@ class Witness:
             self._retried(command)
         elif type(command) is control.CancelRun:
             self._canceled(command, is_news=reply)
+        elif type(command) is SendSignal:
+            if command.signal_id not in self._ledger.waits.ids:
+                self.problems.append(f"signal {command.signal_id!r} was acknowledged and is not durable")
         elif type(command) is Explain and reply is not None:
             self._explained(command, parsed(reply, Explanation))
 
@@ -191,6 +195,8 @@ class Witness:
             found.append(f"{said} was told of {a.max_attempts} attempts instead of {run.facts.max_attempts}")
         if not is_current or run.open is None:
             return
+        if not self._ledger.waits.was_given(a.token, a.records):
+            found.append(f"{said} was not given what its chain had recorded: {a.records}")
         if (run.open, run.fence, run.starts, run.failures) != (
             a.attempt_id,
             a.fence,
@@ -198,6 +204,12 @@ class Witness:
             a.failure_count,
         ):
             found.append(f"{said} was started by a grant that does not stand, or counts otherwise than the log")
+
+    def stepped(self, a: Assignment, name: str) -> None:
+        """A handler does a step. One that lost its grant may do what is recorded meanwhile."""
+        run = self._ledger.runs.get(a.run_id)
+        if run is not None and run.open == a.attempt_id and self._ledger.waits.is_recorded(a.token, name):
+            self.problems.append(f"step {name!r} of run {a.run_id.hex()} is done again after its record was durable")
 
     def heard_end(self, task_id: bytes, ended: Any) -> None:
         """Whoever waited for a task's result was told."""

@@ -23,10 +23,21 @@ from actionqueue.core.machine import Machine
 from actionqueue.core.state import CODE_OF, STATES, Declaration, State
 from actionqueue.engine.housekeeping import Housekeeping
 from actionqueue.engine.work import Post, Turn
+from actionqueue.executors.port import Asked as AskedByHandler
 from actionqueue.executors.port import Assignment, Report
 from actionqueue.store.codec import decode_reply
 from actionqueue.testing import callers
-from actionqueue.testing.behaviour import ALWAYS_THERE, HANDLERS, QUEUES, SECOND_US, SLOTS, DrawnHandler, Plan, plan_of
+from actionqueue.testing.behaviour import (
+    ALWAYS_THERE,
+    HANDLERS,
+    QUEUES,
+    SECOND_US,
+    SLOTS,
+    DrawnHandler,
+    Plan,
+    plan_of,
+    script_of,
+)
 from actionqueue.testing.clock import VirtualTime
 from actionqueue.testing.faults import Died, Disk, InboxRows
 from actionqueue.testing.hands import DrawnExecutor
@@ -36,6 +47,7 @@ from actionqueue.testing.witness import Asked, Witness
 
 LIVE_RUNS_MAX = 45
 STOP_GRACE_US = 4 * SECOND_US
+SIGNALS_MAX, SIGNAL_AGE_US = 8, 120 * SECOND_US
 RETENTION_US = 300 * SECOND_US
 HOPS_MAX = 25
 """Wakes that one passing of time stops at; the rest of it passes while nobody looks."""
@@ -198,6 +210,7 @@ class World:
                 plan=self._plan,
                 on_start=self._hears(name),
                 on_report=self._hears_end,
+                on_step=self._hears_step,
             )
             for name, slots in SLOTS.items()
         ]
@@ -212,6 +225,7 @@ class World:
             if handler.name in ALWAYS_THERE or self.is_late_there:
                 engine.register(handler, handler.executor, handler.terms, handler.concurrency)
         engine.take_store()
+        engine.writer.machine.signals_max, engine.writer.machine.signal_age_us = SIGNALS_MAX, SIGNAL_AGE_US
         self.stepper, self._fenced_for, self._idle_for = stepper, 0, 0
         self._house = Housekeeping(engine, RETENTION_US, RETENTION_US)
         engine.on_served = self._house.serve
@@ -248,7 +262,7 @@ class World:
         return on_start
 
     def _hears_end(self, report: Report) -> None:
-        name = type(report).__name__
+        name = type(report.command if type(report) is AskedByHandler else report).__name__
         self.commands += 1
         self.coverage[f"command {name}"] += 1
         if type(report) is Finish:
@@ -256,10 +270,21 @@ class World:
                 self.coverage["fault doubled_report"] += 1
             self._heard.add(report.attempt_id)
 
+    def _hears_step(self, assignment: Assignment, name: str) -> None:
+        try:
+            self.witness.stepped(assignment, name)
+        except Exception:
+            self.problem(traceback.format_exc())
+
     def _plan(self, assignment: Assignment) -> Plan:
         runs = self.ledger.tasks[assignment.task_id].runs if assignment.task_id in self.ledger.tasks else []
         nth = runs.index(assignment.run_id) if assignment.run_id in runs else 0
-        return plan_of(self.seed, _number(assignment) + RUNS_APART * nth, assignment.attempt_number)
+        plan = plan_of(self.seed, _number(assignment) + RUNS_APART * nth, assignment.attempt_number)
+        first = runs.index(assignment.token) if assignment.token in runs else 0
+        plan.script = script_of(self.seed, _number(assignment) + RUNS_APART * first)
+        if plan.script and plan.stop_us % 10 == 9:  # its code has changed since
+            plan.script = plan.script[1:]
+        return plan
 
     def _take_note(self) -> None:
         """What was just written is read by the ledger, the second machine and whoever counts."""
@@ -270,6 +295,7 @@ class World:
             ledger.read(batch)
             self._machine.replay(ledger.events)
             self._machine.state.dirty_runs.clear()
+            self._machine.state.records.clear()
             for event in ledger.events:
                 coverage[f"event {type(event).__name__}"] += 1
                 if type(event) is AttemptFinished:

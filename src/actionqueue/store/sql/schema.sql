@@ -1,4 +1,4 @@
--- The tables of a store, format 2 (format 1 had no entries). Column orders are those of core/rows.py (a test compares).
+-- The tables of a store, format 3 (format 1 had no entries, format 2 no steps). Column orders are those of core/rows.py (a test compares).
 -- Ids are 16 bytes and ordered by time, so that new rows go to the end of their tables.
 -- A crc is CRC-32 over the msgpack encoding of the other columns (core/rows.py, sealed).
 
@@ -62,6 +62,18 @@ CREATE TABLE entries (
     body BLOB NOT NULL,
     crc INTEGER NOT NULL,
     PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+
+-- What retry chains recorded: results of durable steps, waits that are over. Under the id of the chain's first run;
+-- written in the commit that records it, like a payload.
+CREATE TABLE steps (
+    run_id BLOB NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (run_id, name)
 ) WITHOUT ROWID;
 
 CREATE TABLE tasks (
