@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overlo
 from msgspec import json, msgpack
 
 from actionqueue.administer import Administering
+from actionqueue.batching import Batch
 from actionqueue.client_line import SentTasks
 from actionqueue.core.errors import (
     ActionQueueError,
@@ -34,6 +35,7 @@ from actionqueue.core.spec import (
     DEFAULT_QUEUE,
     NO_OPTIONS,
     PAYLOAD_BYTES_MAX,
+    BatchHead,
     Submission,
     TaskConstraints,
     TaskOptions,
@@ -441,6 +443,28 @@ class ActionQueue(Administering):
             ]
 
         return Operation(send, finish, amend=lambda error: _with_ids(error, items))
+
+    def batch(self, name: str = "") -> Batch:
+        """Tasks that are submitted together, in one commit, when a ``with`` (or ``async with``) block ends.
+
+        ``name`` (up to 200 characters) is for people. See ``Batch``.
+        """
+        return Batch(self, name)
+
+    def handle_of(self, item: Submission, handler: Handler | None) -> TaskHandle[Any]:
+        """The handle of a task that is yet to be submitted."""
+        return TaskHandle(self, item.task_id, item.run_id, None, handler)
+
+    def submission_of_batch(self, items: list[Submission], head: BatchHead, batch: Batch) -> Operation[Batch]:
+        """The operation that submits a batch."""
+
+        def send(ticket: Ticket) -> None:
+            if items:
+                self.line().submit(Submit(items, by=self.asker(), batch=head), ticket)
+            else:
+                ticket.settle([])
+
+        return Operation(send, batch.learn, amend=lambda error: _with_ids(error, items))
 
     # --- running -----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from actionqueue.bulk import BulkOperating
+from actionqueue.batching import BatchingOperating
 from actionqueue.core.dependencies import AddDependencies
 from actionqueue.core.errors import InvalidSubmission
 from actionqueue.core.ids import TaskId
@@ -64,7 +64,7 @@ def joined(chosen: Depends | None, found: Found, shown: Collection[str]) -> Depe
     return Depends(on, chosen.on_failure, chosen.partial, tuple(found.places))
 
 
-class DependingOperating(BulkOperating):
+class DependingOperating(BatchingOperating):
     """Adding dependencies to what has not started."""
 
     def _op_add_dependencies(

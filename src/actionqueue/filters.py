@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
+from actionqueue.core.batches import batch_mark
 from actionqueue.core.errors import InvalidSubmission
-from actionqueue.core.ids import RunId, TaskId
+from actionqueue.core.ids import BatchId, RunId, TaskId
 from actionqueue.core.instants import instant_us
 from actionqueue.core.run import RunState
 from actionqueue.core.state import CODE_OF
@@ -39,6 +40,8 @@ class RunFilters(TaskFilters, total=False):
 
     state: RunState | str | Iterable[RunState | str] | None
     tag: str | None
+    batch: BatchId | UUID | str | None
+    """The id of the batch it was submitted in."""
     error: str | None
     """The kind of the latest error, such as ``ValueError``."""
     text: str | None
@@ -70,6 +73,7 @@ class Filter:
             handler=self._text("handler"),
             queue=self._text("queue"),
             tag=self._text("tag"),
+            mark=self._mark(),
             key=self._text("key"),
             since=since,
             until=self._instant("until"),
@@ -111,7 +115,11 @@ class Filter:
             return None
         return instant_us(value, field=name)
 
-    def _id(self, name: str, kind: type[TaskId | RunId]) -> bytes | None:
+    def _mark(self) -> str | None:
+        batch_id = self._id("batch", BatchId)
+        return None if batch_id is None else batch_mark(batch_id)
+
+    def _id(self, name: str, kind: type[TaskId | RunId | BatchId]) -> bytes | None:
         value = self._wanted.get(name)
         if value is None:
             return None

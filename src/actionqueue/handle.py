@@ -71,6 +71,10 @@ class TaskHandle(Generic[R_co]):
             if decision is not None:
                 self._task_id, self._run_id, self._created = decision
 
+    def decided(self, decision: tuple[bytes, bytes, bool | None]) -> None:
+        """What became of its submission, where the handle was there before (in a batch)."""
+        self._task_id, self._run_id, self._created = decision
+
     @property
     def id(self) -> TaskId:
         """The task's id."""

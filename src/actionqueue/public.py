@@ -7,6 +7,7 @@ single modules of it. The first use of one of these names imports them all.
 from actionqueue.administer import PruneSummary, restore
 from actionqueue.app import ActionQueue
 from actionqueue.audit import AuditReport, TaskAudit
+from actionqueue.batching import Batch, BatchRecord
 from actionqueue.context import CONTEXT, Context, RetryAfter, Snooze
 from actionqueue.core.errors import (
     ActionQueueError,
@@ -81,7 +82,7 @@ from actionqueue.core.forecast import (
     OverlapEstimate,
     PeakEstimate,
 )
-from actionqueue.core.ids import AttemptId, RunId, TaskId
+from actionqueue.core.ids import AttemptId, BatchId, RunId, TaskId
 from actionqueue.core.needs import Limit, Rate
 from actionqueue.core.retry import Backoff, Retry, delays, exponential, fixed
 from actionqueue.core.run import RunInstance, RunState
@@ -129,6 +130,9 @@ __all__ = [
     "AuditReport",
     "BacklogEstimate",
     "Backoff",
+    "Batch",
+    "BatchId",
+    "BatchRecord",
     "BeyondLog",
     "Call",
     "CommitUnknown",

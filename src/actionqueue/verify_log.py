@@ -17,7 +17,18 @@ from typing import Any
 from msgspec import Struct, field, msgpack
 from msgspec.structs import replace
 
-from actionqueue.core import attempts, control, dependencies, epochs, graph, schedules, signals, submission, waits
+from actionqueue.core import (
+    attempts,
+    batches,
+    control,
+    dependencies,
+    epochs,
+    graph,
+    schedules,
+    signals,
+    submission,
+    waits,
+)
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.machine import Machine
 from actionqueue.core.rows import (
@@ -299,7 +310,7 @@ def concerning(event: Any, state: State, is_known: Callable[[bytes], bool]) -> A
             return epochs.WallMoved(event.at, event.wall_shift, changed) if changed else None
         case epochs.WallMoved() | signals.SignalKept() | signals.SignalsExpired():
             return event
-        case epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned():
+        case epochs.EngineClosed() | epochs.HandlersDeclared() | epochs.TasksPruned() | batches.BatchOpened():
             return None
         case _:
             return event if event.run_id in state.runs else None

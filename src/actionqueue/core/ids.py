@@ -220,6 +220,12 @@ class AttemptId(Id):
     __slots__ = ()
 
 
+class BatchId(Id):
+    """Names a batch of tasks."""
+
+    __slots__ = ()
+
+
 def nil_id(field: str) -> InvalidSubmission:
     """The refusal of a nil id given for ``field``."""
     problem = "is the nil id, which names nothing; leave it out or make one with .new()"

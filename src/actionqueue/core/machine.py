@@ -13,6 +13,7 @@ from typing import Any
 
 from actionqueue.core import (
     attempts,
+    batches,
     control,
     dependencies,
     epochs,
@@ -51,6 +52,7 @@ Event = (
     | schedules.BackfillAsked
     | schedules.ScheduleRetired
     | dependencies.DependenciesAdded
+    | batches.BatchOpened
     | epochs.EngineOpened
     | epochs.EngineClosed
     | epochs.WallMoved
@@ -112,6 +114,7 @@ APPLY: dict[type, Callable[[State, Any], None]] = {
     schedules.BackfillAsked: schedules.apply_backfill,
     schedules.ScheduleRetired: schedules.apply_retired,
     dependencies.DependenciesAdded: dependencies.apply_added,
+    batches.BatchOpened: batches.apply_opened,
     epochs.EngineOpened: epochs.apply_opened,
     epochs.EngineClosed: epochs.apply_closed,
     epochs.WallMoved: epochs.apply_wall_moved,

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from msgspec import MsgspecError, Struct, msgpack
 
+from actionqueue.core.batches import batch_mark
 from actionqueue.core.errors import StoreDamaged
 from actionqueue.core.retry import DEFAULT_TERMS
 from actionqueue.core.rules import Rule
@@ -360,6 +361,8 @@ def tags_of(task: TaskExtra | RareFields) -> Iterator[str]:
     if task.depends is not None:
         for upstream in task.depends.on:
             yield after_mark(upstream)
+    if task.batch:
+        yield batch_mark(task.batch)
 
 
 def after_mark(upstream: bytes) -> str:

@@ -94,6 +94,14 @@ class Depends(Struct, frozen=True, array_like=True):
     outputs: tuple[OutputPlace, ...] = ()
 
 
+class BatchHead(Struct, frozen=True, array_like=True):
+    """What tasks that are submitted together are known by: an id, perhaps a name, and the task that follows them all."""
+
+    id: bytes
+    name: str = ""
+    callback: bytes | None = None
+
+
 class TaskConstraints(Struct, frozen=True):
     """How a task's runs are tried. Written out it means one attempt; handlers declare three by default.
 

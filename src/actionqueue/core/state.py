@@ -186,6 +186,7 @@ class TaskExtra(Struct, frozen=True):
     depends: Depends | None = None
     retries: int = 0
     """Of a schedule's task, how many of its runs are retries."""
+    batch: bytes = b""
 
 
 NO_EXTRA = TaskExtra()

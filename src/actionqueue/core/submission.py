@@ -15,7 +15,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actionqueue.core import graph
+from actionqueue.core import batches, graph
 from actionqueue.core.attempts import cancel_waiting
 from actionqueue.core.errors import (
     ActionQueueError,
@@ -35,7 +35,15 @@ from actionqueue.core.reasons import canceled_by
 from actionqueue.core.records import set_count
 from actionqueue.core.rules import CronRule, Rule, timetable
 from actionqueue.core.run import RunState
-from actionqueue.core.spec import DEFAULT_QUEUE, NO_OPTIONS, Depends, Submission, TaskOptions, submission_problems
+from actionqueue.core.spec import (
+    DEFAULT_QUEUE,
+    NO_OPTIONS,
+    BatchHead,
+    Depends,
+    Submission,
+    TaskOptions,
+    submission_problems,
+)
 from actionqueue.core.state import (
     CODE_OF,
     NO_EXTRA,
@@ -70,6 +78,7 @@ class Flow(Struct, frozen=True, omit_defaults=True):
     the one because of which that was canceled."""
     retries: int = 0
     """Of a schedule's task, how many of its runs are retries."""
+    batch: bytes = b""
 
 
 class RareFields(Struct, frozen=True, omit_defaults=True):
@@ -100,6 +109,11 @@ class RareFields(Struct, frozen=True, omit_defaults=True):
     def depends(self) -> Depends | None:
         """What it depends on."""
         return None if self.flow is None else self.flow.depends
+
+    @property
+    def batch(self) -> bytes:
+        """The id of its batch; empty for none."""
+        return b"" if self.flow is None else self.flow.batch
 
     @property
     def failed(self) -> bytes:
@@ -209,6 +223,7 @@ class Submit(Struct, array_like=True, tag="submit"):
     by: str = ""
     known_keys: dict[str, KnownTask] = {}
     known_tasks: dict[bytes, KnownTask] = {}
+    batch: BatchHead | None = None
 
 
 class RetryRun(Struct, array_like=True, tag="retry_run"):
@@ -237,7 +252,10 @@ def decide_submit(
     Only who knows what stands under a name (``may_name``) may submit a schedule with one.
     """
     items = command.items
-    if command.at and (problems := _foreign_problems(state, items)):
+    problems = {} if command.batch is None else batches.batch_problems(command.batch)
+    if command.at:
+        problems |= _foreign_problems(state, items)
+    if problems:
         return InvalidSubmission(f"the submission is not valid: {problems}", problems=problems)
     events: list[TaskSubmitted] = []
     reply: list[tuple[bytes, bytes, bool]] = []
@@ -277,10 +295,35 @@ def decide_submit(
         reply.append((item.task_id, item.run_id, True))
     if events and len(state.runs) + len(events) > live_runs_max:
         return overloaded(state, live_runs_max)
-    if not any(item.depends is not None for item in created):
-        return Accepted([*events], reply)
-    ordered = _with_dependencies(state, command, created, events, named)
-    return ordered if isinstance(ordered, ActionQueueError) else Accepted([*ordered], reply)
+    tied = _tied(state, command, created, events, named, now)
+    return tied if isinstance(tied, ActionQueueError) else Accepted(tied, reply)
+
+
+def _tied(
+    state: State,
+    command: Submit,
+    created: list[Submission],
+    events: list[TaskSubmitted],
+    named: dict[bytes, bytes],
+    now: int,
+) -> list[object] | ActionQueueError:
+    """The events with what ties the tasks together: dependencies, a batch."""
+    if any(item.depends is not None for item in created):
+        ordered = _with_dependencies(state, command, created, events, named)
+        if isinstance(ordered, ActionQueueError):
+            return ordered
+        events = ordered
+    return [*events] if command.batch is None else _in_batch(command, command.batch, events, now)
+
+
+def _in_batch(command: Submit, head: BatchHead, events: list[TaskSubmitted], now: int) -> list[object]:
+    """The events with the mark of the batch, behind the one that opens it."""
+    marked = [
+        replace(event, rare=replace(rare, flow=replace(rare.flow or Flow(), batch=head.id)))
+        for event in events
+        for rare in [event.rare or RareFields()]
+    ]
+    return [batches.opened(head, len(command.items), now, command.by), *marked]
 
 
 def _with_dependencies(
@@ -321,7 +364,7 @@ def _doomed(ordered: list[TaskSubmitted]) -> list[TaskSubmitted]:
         failed = next((origins[each] for each in depends.on if each in origins), b"")
         if failed:
             origins[event.task_id] = failed
-        found.append(replace(event, rare=replace(rare, flow=Flow(depends, failed))))
+        found.append(replace(event, rare=replace(rare, flow=replace(rare.flow or Flow(), failed=failed))))
     return found
 
 
@@ -860,6 +903,7 @@ def extra_of(rare: RareFields, canceled_at: int | None = None) -> TaskExtra:
         expires_us=rare.expires_us,
         depends=rare.depends,
         retries=0 if rare.flow is None else rare.flow.retries,
+        batch=b"" if rare.flow is None else rare.flow.batch,
     )
 
 
@@ -877,5 +921,10 @@ def rare_of(extra: TaskExtra) -> RareFields:
         schedule_name=extra.schedule_name,
         schedule_origin=extra.schedule_origin,
         expires_us=extra.expires_us,
-        flow=None if extra.depends is None and not extra.retries else Flow(extra.depends, b"", extra.retries),
+        flow=_flow_of(extra),
     )
+
+
+def _flow_of(extra: TaskExtra) -> Flow | None:
+    is_tied = extra.depends is not None or extra.retries or extra.batch
+    return Flow(extra.depends, b"", extra.retries, extra.batch) if is_tied else None

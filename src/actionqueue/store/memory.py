@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from actionqueue.core.batches import BATCH, BATCH_MARK
 from actionqueue.core.errors import (
     CommitUnknown,
     EpochLost,
@@ -250,7 +252,10 @@ def _delete_task(tables: _Tables, task_id: bytes) -> None:
         tables.attempts.pop(run_id, None)
         tables.blobs.pop(run_id, None)
         tables.steps.pop(run_id, None)
+    gone = {tag for tag, run_id in tables.tags if run_id in runs and tag.startswith(BATCH_MARK)}
     tables.tags = {pair for pair in tables.tags if pair[1] not in runs}
+    for tag in gone - {tag for tag, _ in tables.tags}:
+        tables.entries.pop((BATCH, tag.removeprefix(BATCH_MARK)), None)
     tables.entries.pop((ENDED_ENTRIES, task_id.hex()), None)
     tables.blobs.pop(task_id, None)
     tables.tasks.pop(task_id, None)
@@ -271,6 +276,12 @@ class MemoryReader:
         """The projection's named single values."""
         with self._turn:
             return dict(self._tables.facts)
+
+    def count_tagged(self, tag: str) -> dict[int, int]:
+        """See the port."""
+        with self._turn:
+            tables = self._tables
+            return dict(Counter(tables.runs[run_id][4] for each, run_id in tables.tags if each == tag))
 
     def entries(self, kind: str) -> list[Row]:
         """(kind, key, body) of everything of that kind, by key."""
@@ -439,6 +450,7 @@ def _run_fits(tables: _Tables, row: Row, wanted: RunFilter) -> bool:
         and (wanted.error is None or row[25] == wanted.error)
         and (wanted.key is None or tables.tasks[row[1]][14] == wanted.key)
         and (wanted.tag is None or (wanted.tag, row[0]) in tables.tags)
+        and (wanted.mark is None or (wanted.mark, row[0]) in tables.tags)
         and (wanted.text is None or _has_text(tables, row, wanted.text))
     )
 

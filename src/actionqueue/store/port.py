@@ -91,6 +91,8 @@ class RunFilter(Struct, frozen=True, kw_only=True):
     handler: str | None = None
     queue: str | None = None
     tag: str | None = None
+    mark: str | None = None
+    """A mark that the engine gave its runs (``core.rows.tags_of``)."""
     key: str | None = None
     since: int | None = None
     until: int | None = None
@@ -135,6 +137,10 @@ class Reader(Protocol):
 
     def tasks_by_key(self, keys: Sequence[str]) -> dict[str, Row]:
         """The newest task of each idempotency key, those that exist."""
+        ...
+
+    def count_tagged(self, tag: str) -> dict[int, int]:
+        """How many runs with that tag, or mark, there are, by state code; those that are not 0."""
         ...
 
     def runs_of(self, task_id: bytes) -> list[Row]:

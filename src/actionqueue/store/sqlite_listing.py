@@ -115,8 +115,9 @@ def run_statements(wanted: RunFilter, skew: Skew, tasks_of_key: Sequence[bytes])
         return [_run_statement(wanted, skew, "runs r INDEXED BY runs_task", task_id=wanted.task)]
     if wanted.key is not None:
         return [_run_statement(wanted, skew, "runs r INDEXED BY runs_task", task_id=task) for task in tasks_of_key]
-    if wanted.tag is not None:
-        return [_run_statement(wanted, skew, "run_tags t CROSS JOIN runs r ON r.id = t.run_id", tag=wanted.tag)]
+    if wanted.mark is not None or wanted.tag is not None:
+        source = "run_tags t CROSS JOIN runs r ON r.id = t.run_id"
+        return [_run_statement(wanted, skew, source, tag=wanted.mark or wanted.tag)]
     if wanted.error is not None:
         return [_run_statement(wanted, skew, "runs r INDEXED BY runs_error", error_kind=wanted.error)]
     if wanted.handler is not None:
@@ -171,8 +172,9 @@ def _rest_of_runs(where: Where, wanted: RunFilter, driver: dict[str, Any]) -> No
         where.add("r.task_id = ?", wanted.task)
     if wanted.key is not None and ("task_id" not in driver or wanted.task is not None):
         where.add("EXISTS (SELECT 1 FROM tasks k WHERE k.id = r.task_id AND k.idempotency_key = ?)", wanted.key)
-    if wanted.tag is not None and "tag" not in driver:
-        where.add("EXISTS (SELECT 1 FROM run_tags g WHERE g.tag = ? AND g.run_id = r.id)", wanted.tag)
+    for tag in (wanted.tag, wanted.mark):
+        if tag is not None and driver.get("tag") != tag:
+            where.add("EXISTS (SELECT 1 FROM run_tags g WHERE g.tag = ? AND g.run_id = r.id)", tag)
     if wanted.text is not None:
         where.add(_TEXT, *(wanted.text,) * 6)
 

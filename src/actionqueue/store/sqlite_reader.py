@@ -283,6 +283,13 @@ class SQLiteReader:
             iter(self._ask(lambda connection: list(checked(connection.execute(query, (state,)), "runs")))), None
         )
 
+    def count_tagged(self, tag: str) -> dict[int, int]:
+        """See the port."""
+        query = (
+            "SELECT r.state, count(*) FROM run_tags t CROSS JOIN runs r ON r.id = t.run_id WHERE t.tag = ? GROUP BY 1"
+        )
+        return dict(self._ask(lambda connection: connection.execute(query, (tag,)).fetchall()))
+
     def refusals(self, limit: int, before: bytes | None = None) -> list[tuple[bytes, bytes]]:
         """(command id, encoded reply) of inbox commands that were refused, newest first, those before an id."""
         query = f"SELECT id, body, expires_at, crc FROM replies WHERE {REFUSED} AND id < ? ORDER BY id DESC LIMIT ?"

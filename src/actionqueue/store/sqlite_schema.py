@@ -8,7 +8,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
+from actionqueue.core.batches import BATCH, BATCH_MARK
 from actionqueue.core.rows import ENDED_ENTRIES, Row, sealed
 from actionqueue.store.filesystem import APPLICATION_ID, FORMAT_VERSION
 from actionqueue.store.port import Batch
@@ -70,13 +72,24 @@ def _write_entries(connection: sqlite3.Connection, entries: Sequence[Row]) -> No
             connection.execute("DELETE FROM entries WHERE kind = ? AND key = ?", (kind, key))
 
 
+def _delete_tags(connection: sqlite3.Connection, marks: str, runs: Sequence[Any]) -> None:
+    """Tags and marks of these runs; the entry of a batch goes with the last run that has its mark."""
+    query = f"SELECT DISTINCT tag FROM run_tags WHERE run_id IN {marks} AND substr(tag, 1, ?) = ?"
+    found = connection.execute(query, [*runs, len(BATCH_MARK), BATCH_MARK]).fetchall()
+    connection.execute(f"DELETE FROM run_tags WHERE run_id IN {marks}", runs)
+    for (tag,) in found:
+        if connection.execute("SELECT 1 FROM run_tags WHERE tag = ?", (tag,)).fetchone() is None:
+            key = tag.removeprefix(BATCH_MARK)
+            connection.execute("DELETE FROM entries WHERE kind = ? AND key = ?", (BATCH, key))
+
+
 def _delete_tasks(connection: sqlite3.Connection, task_ids: Sequence[bytes]) -> None:
     """Everything of these tasks: runs, attempts, tags, payloads, results, records, and what is kept of ended schedules."""
     for marks, tasks in groups_of(task_ids):
         rows = connection.execute(f"SELECT id FROM runs INDEXED BY runs_task WHERE task_id IN {marks}", tasks)
         for run_marks, runs in groups_of([row[0] for row in rows.fetchall()]):
             connection.execute(f"DELETE FROM attempts WHERE run_id IN {run_marks}", runs)
-            connection.execute(f"DELETE FROM run_tags WHERE run_id IN {run_marks}", runs)
+            _delete_tags(connection, run_marks, runs)
             connection.execute(f"DELETE FROM blobs WHERE id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM steps WHERE run_id IN {run_marks}", runs)
             connection.execute(f"DELETE FROM runs WHERE id IN {run_marks}", runs)

@@ -18,7 +18,7 @@ from actionqueue.core.instants import SUBMIT_INSTANT_MAX
 from actionqueue.core.needs import KeyNeed, RateNeed
 from actionqueue.core.retry import Delays, Exponential
 from actionqueue.core.signals import SendSignal
-from actionqueue.core.spec import NO_OPTIONS, PRIORITY_MAX, Submission, TaskOptions, check_count, validate
+from actionqueue.core.spec import NO_OPTIONS, PRIORITY_MAX, BatchHead, Submission, TaskOptions, check_count, validate
 from actionqueue.core.state import Declaration, Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from actionqueue.core.usage import ListLimits
@@ -113,7 +113,8 @@ def submit(world: World, chance: Random) -> None:
             world.witness.send(item)
             items.append(item)
         depending.depend(world, items)
-        callers.send(world, Submit(items), chance)
+        head = BatchHead(world.ids.next(world.time.wall_us), "together") if chance.random() < 0.25 else None
+        callers.send(world, Submit(items, batch=head), chance)
 
 
 def submit_many(world: World, chance: Random) -> None:

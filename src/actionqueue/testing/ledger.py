@@ -13,7 +13,18 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actionqueue.core import attempts, control, dependencies, epochs, schedules, signals, steps, submission, waits
+from actionqueue.core import (
+    attempts,
+    batches,
+    control,
+    dependencies,
+    epochs,
+    schedules,
+    signals,
+    steps,
+    submission,
+    waits,
+)
 from actionqueue.core.retry import DEFAULT_TERMS, AttemptTerms
 from actionqueue.core.state import Outcome
 from actionqueue.store.codec import decode_events
@@ -458,6 +469,7 @@ _READ: dict[type, Callable[[Ledger, Any], None]] = {
     schedules.RunRequested: lambda ledger, event: ledger.calendar.requested(event),
     schedules.BackfillAsked: lambda ledger, event: ledger.calendar.asked(event),
     schedules.ScheduleRetired: lambda ledger, event: ledger.calendar.retired(event),
+    batches.BatchOpened: Ledger.pass_over,
     dependencies.DependenciesAdded: lambda ledger, event: ledger.chart.given_more(event),
     epochs.EngineOpened: Ledger.opened,
     epochs.EngineClosed: Ledger.closed,
