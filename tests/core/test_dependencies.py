@@ -20,7 +20,7 @@ from actionqueue.core.errors import (
 from actionqueue.core.ids import TaskId
 from actionqueue.core.reasons import TasksComplete, WaitsForTasks, Where, canceled_by, release_of
 from actionqueue.core.rules import CronRule, RepeatRule
-from actionqueue.core.spec import Depends
+from actionqueue.core.spec import Depends, OutputPlace
 from actionqueue.core.state import Outcome
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.story import SECOND, Story, play
@@ -277,6 +277,26 @@ def test_in_one_submission_what_depends_on_what_is_canceled_at_once_is_canceled_
 
     story.play("expect b canceled\nexpect c canceled\nexpect d running")
     assert story.run("c").reason == canceled_by(story.task_id("a"))
+
+
+def test_two_that_turn_out_to_be_one_task_are_waited_for_once() -> None:
+    story = Story()
+    first = story.item("first", key="k", content=b"x")
+    story.perform(Submit([first]))
+    again, more = (story.item(name, key="k", content=b"x") for name in ("again", "more"))
+    places = (OutputPlace(("a",), 0), OutputPlace(("b",), 1), OutputPlace(("c",), 2))
+    other = story.item("other")
+    last = story.item("last", depends=Depends((again.task_id, other.task_id, more.task_id), outputs=places))
+    story.perform(Submit([again, more, other, last]))
+
+    depends = story.state.tasks[last.task_id].extra.depends
+
+    assert depends is not None
+    assert depends.on == (first.task_id, other.task_id)
+    assert [place.upstream for place in depends.outputs] == [0, 1, 0]
+    story.finish("first")
+    story.finish("other")
+    assert story.where("last") is Where.RUNNING
 
 
 def test_an_overloaded_engine_takes_no_graph() -> None:

@@ -326,9 +326,13 @@ def _doomed(ordered: list[TaskSubmitted]) -> list[TaskSubmitted]:
 
 
 def _renamed(depends: Depends, named: dict[bytes, bytes]) -> Depends:
-    """By the ids of tasks that existed already, where an item named one of those."""
-    on = tuple([named.get(each, each) for each in depends.on])
-    return depends if on == depends.on else replace(depends, on=on)
+    """By the ids of tasks that existed already, where an item named one of those; two items may have named one."""
+    on = [named.get(each, each) for each in depends.on]
+    if on == list(depends.on):
+        return depends
+    once = {each: n for n, each in enumerate(dict.fromkeys(on))}
+    places = [replace(place, upstream=once[on[place.upstream]]) for place in depends.outputs]
+    return replace(depends, on=tuple(once), outputs=tuple(places))
 
 
 def _in_order(made: Mapping[bytes, T], waits: Mapping[bytes, Iterable[bytes]]) -> list[T] | DependencyCycle:
