@@ -26,7 +26,7 @@ from actionqueue.records import signal_of
 from actionqueue.signature import decode_hook, encode_hook
 
 _encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
-_MISSING: Any = object()
+_MISSING: Any = ...
 
 
 class Durable:

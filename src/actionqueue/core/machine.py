@@ -265,9 +265,10 @@ class Machine:
         over: list[signals.SignalsExpired] = []
         if awaiting.signals and not self.state.places.timers.suspended:
             over = signals.decide_signals_expired(self.state, now, self.signal_age_us, self.signals_max)
-        events += over
-        events += ended
-        self.replay([*over, *ended])
+        found: list[Event] = [*over, *ended]
+        for event in found:
+            self.apply(event)
+        events += found
         return sum(len(event.run_ids) for event in ended)
 
     def _promote(self, waiting: list[bytes], now: int, events: list[Event]) -> None:
