@@ -33,12 +33,13 @@ COMMAND = "scripts.reference"
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "The queue": ("ActionQueue", "IdleSummary", "restore"),
-    "Tasks": ("Task", "Call", "TaskHandle"),
+    "Tasks": ("Task", "Call", "TaskHandle", "Batch"),
     "In a handler": ("Context", "CONTEXT", "TerminalFailure", "RetryAfter", "Snooze"),
     "Retries": ("Retry", "Backoff", "fixed", "exponential", "delays"),
     "Limits": ("Limit", "Rate"),
     "Records": (
-        "RunRecord", "AttemptRecord", "ErrorRecord", "TaskRecord", "StateChange", "Progress", "Page", "Stats",
+        "RunRecord", "AttemptRecord", "ErrorRecord", "TaskRecord", "BatchRecord", "StateChange", "Progress", "Page",
+        "Stats",
         "SlotsRecord", "EngineRecord", "Explanation", "LimitRecord", "ScheduleRecord", "SkipRecord", "Signal",
         "StepRecord", "Refusal",
         "PruneSummary", "VerifyReport", "Problem", "AuditReport", "TaskAudit",
@@ -48,7 +49,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "LoadEstimate", "ForecastDifference",
     ),
     "The low-level form": ("TaskSpec", "Once", "TaskConstraints", "TaskMetadata", "Repeat", "Cron"),
-    "Ids": ("TaskId", "RunId", "AttemptId"),
+    "Ids": ("TaskId", "RunId", "AttemptId", "BatchId"),
     "The model of a run": ("RunInstance", "RunState"),
 }  # fmt: skip
 """Every public name but the errors, which have a table of their own, and ``__version__``."""
@@ -63,7 +64,8 @@ PARTS_OF_THEIR_OWN: dict[str, frozenset[str]] = {
         "check_importable declaration declared declared_schedule problems runnable scheduled submission".split()
     ),
     "Call": frozenset(("scheduled", "submission")),
-    "TaskHandle": frozenset(("blocks_loop",)),
+    "TaskHandle": frozenset(("blocks_loop", "decided")),
+    "Batch": frozenset(("learn",)),
 }
 """Members that the package's own parts need of each other: they may change, and users have no use for them."""
 

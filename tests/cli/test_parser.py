@@ -24,7 +24,7 @@ def commands() -> list[str]:
 
 def test_the_commands_of_this_release_are_there() -> None:
     expected = "demo run submit tasks runs show stats top cancel retry pause resume prune verify audit export"
-    expected += " backup restore explain limits schedules forecast depend signal signals"
+    expected += " backup restore explain limits schedules forecast depend batch batches signal signals"
 
     assert set(commands()) == set(expected.split())
 

@@ -144,6 +144,10 @@ def _reading(commands: Commands) -> None:
     )
     show.add_argument("id", metavar="ID", help="of a run or a task")
     _past(show)
+    batch = _command(commands, "batch", "commands_batch:batch", "show a batch: its runs counted by state")
+    batch.add_argument("id", metavar="ID", help="the batch's whole id; cancel and retry it with --batch ID")
+    batches = _command(commands, "batches", "commands_batch:batches", "list batches, newest first")
+    batches.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many, 1 to 1000")
     explain = _command(
         commands, "explain", "commands_why:explain", "say why a run is not running, and what would release it"
     )
@@ -261,7 +265,7 @@ def _keeping(commands: Commands) -> None:
     restore.add_argument("--force", action="store_true", help="move a store that is there aside")
 
 
-FILTERS = ("state", "task", "handler", "queue", "tag", "key", "since", "until", "error", "text")
+FILTERS = ("state", "task", "handler", "queue", "tag", "key", "batch", "since", "until", "error", "text")
 _FILTER_HELP = {
     "state": "in this state; may be repeated",
     "task": "of this task (an id)",
@@ -269,6 +273,7 @@ _FILTER_HELP = {
     "queue": "of this queue",
     "tag": "with this tag",
     "key": "with this idempotency key",
+    "batch": "of this batch (its whole id)",
     "since": "created at this instant or later; or an age",
     "until": "created before this instant; or an age",
     "error": "that failed with this kind of error",
