@@ -269,9 +269,9 @@ def _reader(info: inspect.Type) -> Callable[[Any], Any]:
 
 
 def _reader_of_one(kinds: list[inspect.Type]) -> Callable[[Any], Any]:
-    """Of several structs, the one that ``type`` names."""
+    """Of several structs, the one that ``type`` names; of texts and numbers, what is there."""
     named = {kind.cls.__name__: kind.cls for kind in kinds if isinstance(kind, inspect.StructType)}
-    return lambda value: _struct_of(named[value["type"]], value)
+    return lambda value: _struct_of(named[value["type"]], value) if isinstance(value, dict) else value
 
 
 def _instant(text: str | int) -> int:

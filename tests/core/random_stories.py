@@ -21,7 +21,7 @@ from actionqueue.core.reasons import Where
 from actionqueue.core.retry import Delays
 from actionqueue.core.rules import CronRule, RepeatRule, Rule
 from actionqueue.core.schedules import AskBackfill, PutSchedule, Retire, Trigger
-from actionqueue.core.spec import NO_OPTIONS, Depends, TaskOptions
+from actionqueue.core.spec import NO_OPTIONS, BatchHead, Depends, TaskOptions
 from actionqueue.core.state import Declaration, ErrorInfo, Outcome, Output
 from actionqueue.core.submission import RetryRun, Submit
 from tests.core.story import SECOND, START, Story
@@ -99,7 +99,9 @@ def _submit(story: Story, which: int, how: int) -> None:
         on = dict.fromkeys((upstream[-1 - which % min(8, len(upstream))][0], upstream[how % len(upstream)][0]))
         fields["depends"] = Depends(tuple(on), ["cancel", "run"][how % 2], which % 4 == 0)
     count, before = 1 + how % 2, dict(story.names)
-    reply = story.submit(*[f"r{len(before) + n}" for n in range(count)], **fields)
+    items = [story.item(f"r{len(before) + n}", **fields) for n in range(count)]
+    head = BatchHead(story.next_id(story.now), "together") if how % 4 == 3 else None
+    reply = story.perform(Submit(items, batch=head))
     if isinstance(reply, list):
         created = {run_id for _, run_id, new in reply if new}
         story.names = {name: ids for name, ids in story.names.items() if name in before or ids[1] in created}

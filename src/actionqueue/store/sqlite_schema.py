@@ -74,8 +74,8 @@ def _write_entries(connection: sqlite3.Connection, entries: Sequence[Row]) -> No
 
 def _delete_tags(connection: sqlite3.Connection, marks: str, runs: Sequence[Any]) -> None:
     """Tags and marks of these runs; the entry of a batch goes with the last run that has its mark."""
-    query = f"SELECT DISTINCT tag FROM run_tags WHERE run_id IN {marks} AND substr(tag, 1, ?) = ?"
-    found = connection.execute(query, [*runs, len(BATCH_MARK), BATCH_MARK]).fetchall()
+    query = f"SELECT tag FROM run_tags WHERE run_id IN {marks} AND substr(tag, 1, ?) = ?"
+    found = set(connection.execute(query, [*runs, len(BATCH_MARK), BATCH_MARK]).fetchall())
     connection.execute(f"DELETE FROM run_tags WHERE run_id IN {marks}", runs)
     for (tag,) in found:
         if connection.execute("SELECT 1 FROM run_tags WHERE tag = ?", (tag,)).fetchone() is None:
