@@ -62,6 +62,12 @@ PRINTED = {
         "['plan', 'receive#1', 'pay']",
         "['gave 70 back', 'paid 900 for order 42', 'reserved 70 for order 43', 'reserved 900 for order 42']",
     ],
+    "word_count.py": [
+        "canceled because of page three: True",
+        "word count is over",
+        "words: 8",
+        "runs: {'canceled': 1, 'completed': 5, 'failed': 1}",
+    ],
     "notebook.py": ["HELLO!", "HELLO!!!"],
 }
 """What each prints, with process ids as N."""
