@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from actionqueue.core import ids
 from actionqueue.core.errors import InvalidSubmission
-from actionqueue.core.ids import NIL, AttemptId, Id, IdSource, RunId, TaskId, fresh_id_bytes, id_bytes
+from actionqueue.core.ids import NIL, AttemptId, Id, IdSource, RunId, TaskId, derived_id, fresh_id_bytes, id_bytes
 
 KINDS = pytest.mark.parametrize("kind", [TaskId, RunId, AttemptId])
 NOW_US = 1_700_000_000_123_456
@@ -283,3 +283,17 @@ def test_randomness_is_drawn_once_for_a_millisecond() -> None:
 
 def as_uuid(raw: bytes) -> uuid.UUID:
     return uuid.UUID(bytes=raw)
+
+
+def test_a_derived_id_is_the_same_each_time_and_comes_after_those_before_its_base() -> None:
+    earlier, base = fresh_id_bytes(), fresh_id_bytes()
+    while base[:8] == earlier[:8]:  # the clock tells no two of them apart
+        base = fresh_id_bytes()
+    labels = [b"%d" % n for n in range(1_000)]
+
+    derived = [derived_id(base, label) for label in labels]
+
+    assert derived == [derived_id(base, label) for label in labels]
+    assert len(set(derived)) == len(labels)
+    assert min(derived) > earlier
+    assert all(TaskId(bytes=each).version == 7 for each in derived)

@@ -142,16 +142,15 @@ def fresh_ids(count: int) -> list[bytes]:
 
 
 def derived_id(base: bytes, label: bytes) -> bytes:
-    """An id that follows from another one and a label: the same each time, and near ``base`` in order.
+    """An id that follows from another one and a label: the same each time, and after what was made before ``base``.
 
-    Version 7 in form: its time is that of ``base``, the rest a digest (BLAKE2b) of both.
+    Version 7 in form: its time, fraction included, is that of ``base``, the rest a digest (BLAKE2b) of both.
 
     >>> derived_id(bytes(16), b"first") == derived_id(bytes(16), b"first") != derived_id(bytes(16), b"second")
     True
     """
     hashed = bytearray(blake2b(base + label, digest_size=16).digest())
-    hashed[:6] = base[:6]
-    hashed[6] = 0x70 | hashed[6] & 0x0F
+    hashed[:8] = base[:8]
     hashed[8] = 0x80 | hashed[8] & 0x3F
     return bytes(hashed)
 
