@@ -332,3 +332,18 @@ def test_a_run_that_waits_twice_until_one_instant_is_woken_once() -> None:
         expect a running attempts=3
     """)
     assert [event.how for event in story.log if isinstance(event, WaitsEnded)] == ["signaled", "timed_out"]
+
+
+def test_what_a_chain_has_recorded_is_known_after_a_restart() -> None:
+    story = play(
+        """
+        submit a
+        step a one
+        step a two
+        project
+        crash
+        restart
+        """
+    )
+
+    assert story.state.recorded == {story.id("a"): 2}
